@@ -1,0 +1,1 @@
+"""Ways to work through the cells of a matrix, behind one door."""

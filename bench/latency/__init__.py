@@ -1,0 +1,1 @@
+"""The clock: workloads, runtimes, and timing in fresh processes."""

@@ -1,0 +1,1 @@
+"""Tasks as validated data, and the three heads that read and score them."""

@@ -1,0 +1,1 @@
+"""Statistics, tables, figures and the page, drawn from a frame of records alone."""
