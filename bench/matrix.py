@@ -1,0 +1,254 @@
+"""The matrix file: which methods run on which tasks at which seeds, with what effort.
+
+A preset or a YAML file is read with the safe loader into a validated ``Matrix``; ``cells`` multiplies it out.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib.resources import files
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+
+from bench.errors import UserError, unknown
+from bench.registry import methods as method_registry
+from bench.tasks import catalog
+from bench.tasks.task import Task
+from bench.validation import validated
+from results.record import Budget
+
+_CHOICE = re.compile(r"^(?P<name>[^\[\]]+?)(\[(?P<options>.*)\])?$", re.DOTALL)
+
+
+def parse_choice(text: str) -> dict[str, Any]:
+    """Read ``name[key=value,…]`` into ``{name: {key: value}}``; values are YAML scalars.
+
+    Raises:
+        UserError: Where the text has another shape.
+    """
+    match = _CHOICE.match(text.strip())
+    if match is None:
+        raise UserError(f"cannot read {text!r}; write name or name[key=value,key=value]")
+    options: dict[str, Any] = {}
+    for part in filter(None, (match["options"] or "").split(",")):
+        key, equals, value = part.partition("=")
+        if not equals or not key.strip():
+            raise UserError(f"cannot read {part!r} in {text!r}; write name[key=value,key=value]")
+        options[key.strip()] = yaml.safe_load(value)
+    return {match["name"].strip(): options}
+
+
+def _as_choice(value: Any) -> Any:
+    """Accept ``name``, ``name[key=value]`` and the mapping ``{name: {key: value}}``."""
+    if isinstance(value, str):
+        value = parse_choice(value)
+    if isinstance(value, Mapping) and set(value) != {"name", "options"}:
+        if len(value) != 1:
+            raise ValueError("write one name, or one name with a mapping of its options")
+        ((name, options),) = value.items()
+        return {"name": name, "options": options or {}}
+    return value
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Choice(_Strict):
+    """A method or a task by name, with options."""
+
+    name: str
+    options: dict[str, Any] = {}
+
+    def __str__(self) -> str:
+        """Write it as the command line takes it."""
+        if not self.options:
+            return self.name
+        return f"{self.name}[{','.join(f'{key}={value}' for key, value in self.options.items())}]"
+
+
+Choices = Annotated[tuple[Annotated[Choice, BeforeValidator(_as_choice)], ...], Field(min_length=1)]
+
+
+class LatencyPlan(_Strict):
+    """What is timed after training.
+
+    Attributes:
+        workloads: ``batch x length`` as in ``8x128``, or ``8xreal`` for rows at their real lengths.
+        runtimes: Names of registered runtimes.
+        seeds: Whose checkpoints are timed; none means the first seed of the matrix.
+        repeats: Fresh processes.
+        rounds: Timed calls of each model, workload and process.
+        warmup: Calls before them, kept in the record and not counted.
+        threads: Of the CPU.
+        dtype: Of weights and activations.
+    """
+
+    workloads: tuple[str, ...] = ("1x32", "8x32")
+    runtimes: tuple[str, ...] = ("eager",)
+    seeds: tuple[int, ...] = ()
+    repeats: int = Field(default=3, ge=1)
+    rounds: int = Field(default=20, ge=2)
+    warmup: int = Field(default=3, ge=0)
+    threads: int = Field(default=1, ge=1)
+    dtype: Literal["fp32", "bf16", "fp16"] = "fp32"
+
+
+class ExecutorPlan(_Strict):
+    """How the cells are worked through.
+
+    Attributes:
+        name: ``serial`` or ``processes``.
+        workers: Processes side by side; None means one a core.
+        threads: Torch threads of each cell. One is the default: on a busy machine two can be 30 times slower.
+    """
+
+    name: Literal["serial", "processes"] = "serial"
+    workers: int | None = Field(default=None, ge=1)
+    threads: int = Field(default=1, ge=1)
+
+
+class Matrix(_Strict):
+    """A validated matrix file.
+
+    Attributes:
+        name: Of the run; its folder is ``runs/<name>``.
+        summary: One line.
+        teacher: ``embedded``, a folder, or a hub id with its revision, ``bert-base-uncased@<revision>``.
+        tasks: Tasks by name, or the path of a task file.
+        methods: Methods by name; options are their configuration, and ``learning_rate``.
+        seeds: Each makes a teacher and a student of every method.
+        budget: Training effort of every student.
+        teacher_budget: Training effort of a teacher; None means the students'.
+        precision: ``auto`` is bf16 autocast where the GPU has it, else fp32.
+        calibration_rows: At most this many training rows for ``compress``; None means all.
+        limit: At most this many rows of each split: a smoke run, marked as such.
+        data: Folder of Parquet files for tasks from a directory.
+        latency: What is timed; None means nothing.
+        executor: How the cells are worked through.
+    """
+
+    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
+    summary: str = ""
+    teacher: str = "embedded"
+    tasks: Choices
+    methods: Choices
+    seeds: Annotated[tuple[Annotated[int, Field(ge=0)], ...], Field(min_length=1)] = (0,)
+    budget: Budget = Budget()
+    teacher_budget: Budget | None = None
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    calibration_rows: int | None = Field(default=None, ge=1)
+    limit: int | None = Field(default=None, ge=1)
+    data: str | None = None
+    latency: LatencyPlan | None = LatencyPlan()
+    executor: ExecutorPlan = ExecutorPlan()
+
+
+@dataclass(frozen=True)
+class CellPlan:
+    """One student to be made; its id is known once its teacher is.
+
+    Attributes:
+        config: Validated configuration of the method, defaults included.
+        learning_rate: The method's own, where the matrix or tuning sets one.
+        label: What tables call it.
+    """
+
+    task: Task
+    method: str
+    config: dict[str, Any]
+    learning_rate: float | None
+    label: str
+    seed: int
+
+
+def presets() -> dict[str, Path]:
+    """Return the presets that ship with the suite, by name."""
+    folder = Path(str(files("bench") / "presets"))
+    return {file.stem: file for file in sorted(folder.glob("*.yaml"))}
+
+
+def load_matrix(name_or_file: str, overrides: Mapping[str, Any] | None = None) -> Matrix:
+    """Read a preset or a YAML file; overrides replace its top-level keys.
+
+    Raises:
+        UserError: Naming the key, what was possible and the nearest match.
+    """
+    file = Path(name_or_file)
+    if file.suffix not in {".yaml", ".yml"}:
+        known = presets()
+        if name_or_file not in known:
+            raise unknown("preset", name_or_file, known)
+        file = known[name_or_file]
+    try:
+        document = yaml.safe_load(file.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UserError(
+            f"{file}: no such file; `moebench ls presets` lists what ships with the suite"
+        ) from None
+    except (yaml.YAMLError, UnicodeDecodeError, OSError) as error:
+        raise UserError(f"{file}: not readable as YAML: {' '.join(str(error).split())}") from error
+    if not isinstance(document, dict):
+        raise UserError(f"{file}: a matrix is a mapping with at least tasks and methods")
+    document.setdefault("name", file.stem)
+    return validated(Matrix, {**document, **(overrides or {})}, where=str(file))
+
+
+def cells(matrix: Matrix) -> list[CellPlan]:
+    """Multiply a matrix out: tasks, then seeds, then methods, in the order they are listed.
+
+    Raises:
+        UserError: For an unknown task, method or knob, or the same student listed twice.
+    """
+    chosen = [find_task(choice) for choice in matrix.tasks]
+    repeated = {
+        name for name, count in Counter(choice.name for choice in matrix.methods).items() if count > 1
+    }
+    plans = [
+        CellPlan(
+            task, choice.name, config, rate, str(choice) if choice.name in repeated else choice.name, seed
+        )
+        for task in chosen
+        for seed in matrix.seeds
+        for choice in matrix.methods
+        for config, rate in [configure(choice)]
+    ]
+    _refuse_repeats(plans)
+    return plans
+
+
+def find_task(choice: Choice) -> Task:
+    """Return the task of a choice, its options applied."""
+    return catalog.find(choice.name, {key: str(value) for key, value in choice.options.items()})
+
+
+def configure(choice: Choice) -> tuple[dict[str, Any], float | None]:
+    """Validate the options of a method; return its full configuration and its own learning rate, if any.
+
+    Raises:
+        UserError: For an unknown method or knob, or a value out of range.
+    """
+    method = method_registry.get(choice.name)
+    options = dict(choice.options)
+    rate = options.pop("learning_rate", None)
+    if rate is not None and not (isinstance(rate, int | float) and rate > 0):
+        raise UserError(f"method {choice.name!r}: learning_rate must be a positive number (got {rate!r})")
+    config = validated(method.Config, options, where=f"method {choice.name!r}")
+    return config.model_dump(mode="json"), rate
+
+
+def _refuse_repeats(plans: list[CellPlan]) -> None:
+    seen: set[str] = set()
+    for plan in plans:
+        key = repr(
+            (plan.task.name, plan.task.splits, plan.seed, plan.method, plan.config, plan.learning_rate)
+        )
+        if key in seen:
+            raise UserError(f"{plan.label} on {plan.task.name} at seed {plan.seed} is listed twice")
+        seen.add(key)
