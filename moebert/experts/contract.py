@@ -1,0 +1,59 @@
+"""What an implementation of the experts is given and what it must give back.
+
+An implementation is a function ``(tokens, dispatch, weights, activation, dropout) -> outputs``. It gives every
+token ``LayerNorm_e(token + dropout(W2_e activation(W1_e token + b1_e) + b2_e))`` of its expert e. ``tokens`` and
+outputs are ``[tokens, hidden]`` in sequence order; the dispatch says how to walk them sorted by expert.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+Activation = Callable[[Tensor], Tensor]
+
+
+class Dispatch(NamedTuple):
+    """Which expert each token visits, and the tokens sorted by expert.
+
+    Several layers may be stacked in front: ``[layers, tokens]`` and ``[layers, experts]``.
+    """
+
+    expert_ids: Tensor  # [tokens], int64
+    order: Tensor  # [tokens], int64: the tokens sorted by expert, in sequence order within an expert
+    ends: Tensor  # [experts], int32: where in `order` the segment of each expert ends
+
+    def layer(self, index: int) -> Dispatch:
+        """Return the dispatch of one layer of a stack."""
+        return Dispatch(self.expert_ids[index], self.order[index], self.ends[index])
+
+
+class ExpertWeights(NamedTuple):
+    """The parameters of a layer's experts, stacked along the first dimension."""
+
+    up: Tensor  # [experts, size, hidden], W1
+    up_bias: Tensor  # [experts, size], b1
+    down: Tensor  # [experts, hidden, size], W2
+    down_bias: Tensor  # [experts, hidden], b2
+    norm: Tensor  # [experts, hidden], the LayerNorm's weight
+    norm_bias: Tensor  # [experts, hidden]
+    norm_eps: float
+
+
+Implementation = Callable[[Tensor, Dispatch, ExpertWeights, Activation, float], Tensor]
+
+
+def sort_by_expert(expert_ids: Tensor, num_experts: int) -> Dispatch:
+    """Sort tokens by expert, all stacked layers at once and without a host sync.
+
+    Args:
+        expert_ids: ``[..., tokens]``, int64.
+        num_experts: Experts of a layer.
+    """
+    sorted_ids, order = expert_ids.sort(dim=-1, stable=True)
+    experts = torch.arange(num_experts, device=expert_ids.device).expand(*expert_ids.shape[:-1], -1)
+    ends = torch.searchsorted(sorted_ids, experts.contiguous(), right=True, out_int32=True)
+    return Dispatch(expert_ids, order, ends)
