@@ -1,7 +1,8 @@
 """The contract of a compression method: all that its author reads.
 
-A method says how to make a student from a fine-tuned teacher and what to minimise while training it. Optimiser, schedule,
-clipping, precision, batches, seeds, budget, evaluation, saving and timing belong to the harness, the same for every method.
+A method says how to make a student from a fine-tuned teacher and what to minimise while training it. Optimiser,
+schedule, clipping, precision, batches, seeds, budget, evaluation, saving and timing belong to the harness and are the
+same for every method.
 """
 
 from __future__ import annotations
@@ -83,8 +84,8 @@ class Method(ABC):
     """Make a student from a fine-tuned teacher, and say what to minimise while training it.
 
     The harness calls ``supports``, ``compress``, ``stages``, trains, then ``finalize``; what ``finalize`` returns is
-    evaluated, saved, reloaded with ``load`` and timed. ``name``, ``summary`` and ``paper`` must be literals: the command
-    line reads them from the source without importing it.
+    evaluated, saved, reloaded with ``load`` and timed. ``name``, ``summary`` and ``paper`` must be literals: the
+    command line reads them from the source without importing it.
 
     Attributes:
         name: What the command line and the tables show.
@@ -117,6 +118,8 @@ class Method(ABC):
         self, teacher: PreTrainedModel, calibration: Iterable[dict[str, Tensor]], task: Task
     ) -> PreTrainedModel:
         """Make the student, ready to train (or finished, where there are no stages).
+
+        All of its parameters will be trained, whatever ``requires_grad`` says here; ``stages`` may freeze some.
 
         Args:
             teacher: Fine-tuned on the task, frozen, in eval mode; a copy of this cell's own.

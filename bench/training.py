@@ -60,7 +60,6 @@ class Settings:
 
     Attributes:
         budget: Training effort.
-        learning_rate: The budget's, or what equal tuning chose for this method.
         task: Name of the task; with ``seed`` it decides the order of the rows.
         seed: Of this cell.
         precision: ``bf16`` runs forward passes under autocast.
@@ -68,7 +67,6 @@ class Settings:
     """
 
     budget: Budget
-    learning_rate: float
     task: str
     seed: int
     precision: str
@@ -149,7 +147,7 @@ def train(
     if checkpointer:
         checkpointer.clear()
     return TrainingRecord(
-        learning_rate=settings.learning_rate,
+        learning_rate=settings.budget.learning_rate,
         steps=loop.progress.step,
         examples=loop.progress.step * loop.batch_size,
         order_sha256=loop.progress.order_sha256,
@@ -242,7 +240,7 @@ class _Loop:
         done, objective = self.progress.stage_step, step.objective
         objective.progress.fill_(done / max(1, steps - 1))
         step.learning_rate.fill_(
-            self.settings.learning_rate * schedule(done, steps, self.settings.budget.warmup)
+            self.settings.budget.learning_rate * schedule(done, steps, self.settings.budget.warmup)
         )
         if done % max(1, steps // REFRESHES) == 0:
             objective.refresh()

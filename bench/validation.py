@@ -17,6 +17,8 @@ def validated(model: type[Model], values: Mapping[str, Any], *, where: str) -> M
     """Validate values strictly: a key that the model does not know is an error, wherever it came from.
 
     Args:
+        model: What the values must be.
+        values: What somebody wrote.
         where: What the message begins with: a file, or the thing that was configured.
 
     Raises:

@@ -78,8 +78,8 @@ class CellIdentity(_Model):
 class CostRecord(_Model):
     """Size and arithmetic of a finalized checkpoint; one fused multiply-add counts as one.
 
-    ``encoder`` leaves the embeddings out: that is what sizes are compared by. ``effective`` leaves out experts that a token
-    does not visit and exact zeros.
+    ``encoder`` leaves the embeddings out: that is what sizes are compared by. ``effective`` leaves out experts that a
+    token does not visit and exact zeros.
     """
 
     stored_parameters: int
@@ -185,7 +185,7 @@ class CellRecord(_Record):
 
 
 class WorkloadRecord(_Model):
-    """What one timed call processes. ``length`` is None for rows at their real lengths, padded to the batch's longest."""
+    """What one timed call processes; ``length`` None: rows at their real lengths, padded to the batch's longest."""
 
     name: str
     batch_size: int
@@ -193,7 +193,7 @@ class WorkloadRecord(_Model):
 
 
 class Repeat(_Model):
-    """One fresh process: milliseconds of each call in the order A B A B, the first ``warmup`` of each side not counted."""
+    """One fresh process: milliseconds of each call, in turn A B A B; the first ``warmup`` of a side do not count."""
 
     warmup: int
     baseline_ms: list[float]

@@ -15,6 +15,7 @@ from filelock import FileLock, Timeout
 from pydantic import ValidationError
 
 from results.environment import Environment
+from results.errors import RunFolderError
 from results.record import (
     SCHEMA_VERSION,
     AnatomyRecord,
@@ -25,10 +26,6 @@ from results.record import (
 
 AnyRecord = CellRecord | LatencyRecord | AnatomyRecord
 log = logging.getLogger(__name__)
-
-
-class RunFolderError(Exception):
-    """Say what is wrong with a run folder and what to do about it."""
 
 
 def write_atomically(path: Path, content: bytes) -> None:
@@ -132,7 +129,8 @@ class RunFolder:
             return self._set_aside(file, error)
         if isinstance(written_by, int) and written_by > SCHEMA_VERSION:
             raise RunFolderError(
-                f"{file}: written by schema {written_by}, this version reads up to {SCHEMA_VERSION}; update moebert-bench"
+                f"{file}: written by schema {written_by}, this version reads up to {SCHEMA_VERSION}; "
+                "update moebert-bench"
             )
         try:
             record: AnyRecord = record_adapter.validate_python(document)

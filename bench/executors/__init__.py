@@ -1,1 +1,23 @@
-"""Ways to work through the cells of a matrix, behind one door."""
+"""Ways to work through the cells of a matrix, behind one door: jobs and a listener in, records out."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING
+
+from bench.executors.processes import run_in_processes
+from bench.executors.serial import run_serially
+
+if TYPE_CHECKING:
+    from bench.cell import Job
+    from bench.events import Listener
+    from bench.matrix import ExecutorPlan
+    from results.record import CellRecord
+
+
+def execute(jobs: Sequence[Job], plan: ExecutorPlan, listener: Listener) -> Iterator[CellRecord]:
+    """Work through the jobs and yield each one's record as it is left."""
+    if plan.name == "serial" or len(jobs) < 2:
+        yield from run_serially(jobs, listener)
+    else:
+        yield from run_in_processes(jobs, plan.workers, plan.threads, listener)

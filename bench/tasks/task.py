@@ -34,7 +34,8 @@ class Task(BaseModel):
         name: What the command line and the tables show.
         summary: One line.
         head: Which of the three behaviours reads and scores it.
-        source: Where the rows come from by default; ``directory`` is the folder below a data folder that may replace it.
+        source: Where the rows come from by default.
+        directory: Folder below a data folder whose Parquet files may replace the source.
         text: Names of the text columns, one or two; (question, context) for extractive QA.
         label: Name of the label column; ``answers`` for extractive QA.
         id: Name of the column with row ids; None means the row number.

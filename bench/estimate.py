@@ -1,0 +1,63 @@
+"""Say roughly how long a matrix will take, from its arithmetic and a short probe of this machine."""
+
+from __future__ import annotations
+
+import os
+import time
+from typing import TYPE_CHECKING
+
+from bench.training import total_steps
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from bench.survey import Cell, Survey
+
+FORWARD_AND_BACKWARD = 3  # a backward pass does the arithmetic of two forward passes
+STUDENT = 0.5 * FORWARD_AND_BACKWARD + 1  # half of the teacher's layers, and the teacher's own forward pass
+PROCESS_START_SECONDS = 8.0  # importing torch and transformers, loading a checkpoint
+
+
+def estimate_seconds(survey: Survey, teachers: Sequence[Cell], students: Sequence[Cell]) -> float:
+    """Estimate the time of the cells given; the clock and evaluation are counted in roughly."""
+    rate = multiply_adds_per_second()
+    train = {plan.task.name: survey.encoded(plan.task, "train").lengths for plan in survey.plans}
+    forward = {name: _forward_multiply_adds(survey, float(lengths.mean())) for name, lengths in train.items()}
+    seconds = []
+    for cells, factor in ((teachers, FORWARD_AND_BACKWARD), (students, STUDENT)):
+        budget = survey.matrix.budget
+        if cells is teachers and survey.matrix.teacher_budget:
+            budget = survey.matrix.teacher_budget
+        for cell in cells:
+            rows = len(train[cell.task])
+            examples = total_steps(rows, budget) * min(budget.batch_size, rows)
+            seconds.append(examples * factor * forward[cell.task] / rate + PROCESS_START_SECONDS)
+    workers = 1
+    if survey.matrix.executor.name == "processes":
+        workers = min(survey.matrix.executor.workers or os.cpu_count() or 1, len(seconds) or 1)
+    clock = survey.matrix.latency.repeats * PROCESS_START_SECONDS if survey.matrix.latency else 0.0
+    return sum(seconds) / workers + clock
+
+
+def multiply_adds_per_second() -> float:
+    """Measure a matrix product of the shape of a feed-forward layer, as training would run it."""
+    import torch
+
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    left, right = torch.randn(1024, 384, device=device), torch.randn(384, 1536, device=device)
+    calls = 0
+    started = time.perf_counter()
+    while (elapsed := time.perf_counter() - started) < 0.3:
+        (left @ right)[0, 0].item()
+        calls += 1
+    return calls * left.shape[0] * right.numel() / elapsed
+
+
+def _forward_multiply_adds(survey: Survey, length: float) -> float:
+    """Return multiply-adds of the teacher's forward pass over one row of ``length`` tokens."""
+    from transformers import AutoConfig
+
+    config = AutoConfig.from_pretrained(survey.checkpoint.folder, local_files_only=True)
+    hidden, inner = config.hidden_size, config.intermediate_size
+    token = config.num_hidden_layers * (4 * hidden * hidden + 2 * hidden * inner + 2 * hidden * length)
+    return length * float(token)

@@ -1,0 +1,85 @@
+"""Cells side by side in processes of their own, each with its own threads (joblib's loky)."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from queue import Queue
+from typing import TYPE_CHECKING, Any
+
+from bench.events import Event, Listener
+from bench.executors.serial import run_watched
+
+if TYPE_CHECKING:
+    from bench.cell import Job
+    from results.record import CellRecord
+
+
+def run_in_processes(
+    jobs: Sequence[Job], workers: int | None, threads: int, listener: Listener
+) -> Iterator[CellRecord]:
+    """Make the cells in up to ``workers`` processes (None: one a core).
+
+    A worker that dies (out of memory, a crash in native code) takes the pool with it. The cells that are left are then
+    made one at a time, each in a process of its own, and one whose process dies again is recorded as failed.
+    """
+    from joblib.externals.loky.process_executor import BrokenProcessPool
+
+    done: set[str] = set()
+    count = min(workers or os.cpu_count() or 1, len(jobs))
+    with _relay(listener) as queue:
+        try:
+            for record in _pool(jobs, count, threads, queue):
+                done.add(record.id)
+                yield record
+        except BrokenProcessPool:
+            for job in (job for job in jobs if job.cell_id not in done):
+                try:
+                    yield from _pool([job], 1, threads, queue)
+                except BrokenProcessPool as error:
+                    yield _died(job, error, listener)
+
+
+def _pool(jobs: Sequence[Job], count: int, threads: int, queue: Queue[Event | None]) -> Iterator[CellRecord]:
+    from concurrent.futures import as_completed
+
+    from joblib.externals.loky import ProcessPoolExecutor
+
+    variables = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), str(threads))
+    pool = ProcessPoolExecutor(max_workers=count, env=variables)
+    try:
+        for future in as_completed([pool.submit(run_watched, job, queue.put) for job in jobs]):
+            yield future.result()
+    finally:
+        pool.shutdown(wait=True, kill_workers=True)
+
+
+@contextmanager
+def _relay(listener: Listener) -> Iterator[Queue[Event | None]]:
+    """Give workers a queue whose events reach the listener from a thread that blocks, never polls."""
+    with multiprocessing.get_context("spawn").Manager() as manager:
+        queue: Any = manager.Queue()
+
+        def forward() -> None:
+            while (event := queue.get()) is not None:
+                listener(event)
+
+        thread = threading.Thread(target=forward, daemon=True)
+        thread.start()
+        try:
+            yield queue
+        finally:
+            queue.put(None)
+            thread.join()
+
+
+def _died(job: Job, error: BaseException, listener: Listener) -> CellRecord:
+    from bench.cell import record_failure
+
+    reason = "its process died twice (out of memory, or a crash in native code)"
+    record = record_failure(job, reason, str(error))
+    listener(Event("finished", job.name, status=record.status, reason=reason))
+    return record

@@ -1,0 +1,178 @@
+"""Tables and descriptions for the terminal."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import yaml
+from rich import box
+from rich.console import RenderableType
+from rich.markup import escape
+from rich.syntax import Syntax
+from rich.table import Table
+
+from bench.errors import UserError, unknown
+from bench.registry import distribution_of, methods, tasks
+
+if TYPE_CHECKING:
+    from bench.survey import Cell
+
+
+def table(what: str, run: Path | None, search: str) -> RenderableType:
+    """List methods, tasks, presets, the cells of a run, or published numbers."""
+    listings: Mapping[str, Any] = {
+        "methods": _methods,
+        "tasks": _tasks,
+        "presets": _presets,
+        "published": _published,
+    }
+    if what == "cells":
+        if run is None:
+            raise UserError("say which run: moebench ls cells runs/NAME")
+        return _run_cells(run, search)
+    return _table(*listings[what](), search)
+
+
+def describe(name: str, cell: str | None) -> RenderableType:
+    """Describe a run folder, one of its records, a task, a method or a preset."""
+    from bench.matrix import parse_choice, presets
+
+    folder = Path(name)
+    if (folder / "records").is_dir():
+        return _describe_run(folder, cell)
+    plain = next(iter(parse_choice(name)))
+    if plain in methods.names():
+        return _describe_method(plain)
+    if plain in tasks.names() or folder.suffix in {".yaml", ".yml"}:
+        return _describe_task(name)
+    if name in presets():
+        return Syntax(presets()[name].read_text(encoding="utf-8"), "yaml", background_color="default")
+    raise unknown("run folder, method, task or preset", name, [*methods.names(), *tasks.names(), *presets()])
+
+
+def assets(action: str, names: Sequence[str]) -> RenderableType:
+    """List, fetch, verify or remove the embedded assets; list them afterwards."""
+    from bench import assets as store
+
+    for name in names:
+        if name not in store.ASSETS:
+            raise unknown("asset", name, store.ASSETS)
+    chosen = [store.ASSETS[name] for name in names or store.ASSETS]
+    if action == "fetch":
+        for asset in chosen:
+            store.ensure(asset)
+    elif action == "remove":
+        store.remove([asset.name for asset in chosen])
+    states = [state for state in store.states() if not names or state.name in names]
+    if action == "verify" and (bad := [state.name for state in states if state.state != "present"]):
+        raise UserError(f"not present and whole: {', '.join(bad)}; `moebench assets fetch` gets them again")
+    rows = [
+        (state.name, state.version, state.licence, f"{state.bytes / 2**20:.1f}", state.state, str(state.path))
+        for state in states
+    ]
+    return _table(("asset", "version", "licence", "MiB", "state", "folder"), rows)
+
+
+def cells_table(cells: Iterable[Cell], search: str = "") -> RenderableType:
+    """List cells with their state, main score and reason, and count the states."""
+    cells = list(cells)
+    rows = []
+    for cell in cells:
+        record = cell.record
+        value = record.scores["validation"][record.main_score] if record and record.scores else None
+        shown = "" if value is None or record is None else f"{record.main_score} {value:.4f}"
+        identity = record.id if record else cell.job.cell_id if cell.job else ""
+        rows.append((identity, cell.task, cell.label, str(cell.seed), cell.state, shown, cell.reason))
+    counts = ", ".join(
+        f"{count} {state}" for state, count in sorted(Counter(cell.state for cell in cells).items())
+    )
+    return _table(("id", "task", "method", "seed", "state", "score", "reason"), rows, search, title=counts)
+
+
+def _methods() -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
+    rows = []
+    for name in methods.names():
+        literals = methods.literals(name)
+        package = distribution_of(methods.entry(name))
+        rows.append((name, literals.get("summary", ""), literals.get("paper", ""), package))
+    return ("method", "summary", "paper", "package"), rows
+
+
+def _tasks() -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
+    from bench.tasks import catalog
+
+    found = [catalog.find(name) for name in catalog.names()]
+    rows = [(task.name, task.summary, task.main_score, catalog.availability(task)) for task in found]
+    return ("task", "summary", "main score", "here"), rows
+
+
+def _presets() -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
+    from bench.matrix import load_matrix, presets
+
+    return ("preset", "summary"), [(name, load_matrix(name).summary) for name in presets()]
+
+
+def _published() -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
+    raise NotImplementedError
+
+
+def _run_cells(folder: Path, search: str = "") -> RenderableType:
+    from bench.survey import recorded_cells
+    from results.store import RunFolder
+
+    return cells_table(recorded_cells(RunFolder(folder)), search)
+
+
+def _describe_run(folder: Path, record_id: str | None) -> RenderableType:
+    from results.store import RunFolder
+
+    if record_id is None:
+        return _run_cells(folder)
+    run = RunFolder(folder)
+    found = [record for record in run.records() if record.id.startswith(record_id)]
+    if len(found) != 1:
+        known = [record.id for record in run.records()]
+        raise unknown("record", record_id, known, where=str(folder))
+    return _yaml(found[0].model_dump(mode="json", exclude_defaults=True))
+
+
+def _describe_method(name: str) -> RenderableType:
+    method = methods.get(name)
+    knobs = [
+        (key, _type_name(field.annotation), str(field.default), field.description or "")
+        for key, field in method.Config.model_fields.items()
+    ]
+    title = f"{method.name}: {method.summary} [{method.paper}]"
+    return _table(("knob", "type", "default", "meaning"), knobs, title=title)
+
+
+def _describe_task(text: str) -> RenderableType:
+    """Show a task's data and, where its rows are here, how long they are and what padding they cost."""
+    from bench.matrix import Choice, find_task, parse_choice
+    from bench.tasks import catalog
+
+    ((name, options),) = parse_choice(text).items()
+    task = find_task(Choice(name=name, options=options))
+    return _yaml(task.model_dump(mode="json", exclude_defaults=True) | {"here": catalog.availability(task)})
+
+
+def _yaml(document: Mapping[str, Any]) -> RenderableType:
+    text = yaml.safe_dump(dict(document), sort_keys=False, allow_unicode=True)
+    return Syntax(text, "yaml", background_color="default")
+
+
+def _type_name(annotation: Any) -> str:
+    return annotation.__name__ if isinstance(annotation, type) else str(annotation).replace("typing.", "")
+
+
+def _table(
+    columns: Sequence[str], rows: Sequence[Sequence[str]], search: str = "", title: str | None = None
+) -> RenderableType:
+    shown = Table(*columns, box=box.SIMPLE_HEAD, title=title, title_justify="left", pad_edge=False)
+    for row in rows:
+        if search.lower() in " ".join(row).lower():
+            shown.add_row(*map(escape, row))
+    return shown

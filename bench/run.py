@@ -1,0 +1,84 @@
+"""Run a matrix: teachers, then students, then the clock, each resumed from the records that are there."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from bench.events import Event, Listener, ignore
+from bench.executors import execute
+from bench.latency.session import time_matrix
+from bench.matrix import Matrix
+from bench.survey import Overwrite, Survey, to_make
+from results.store import RunFolder, write_atomically
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """Where a matrix stands after a run.
+
+    Attributes:
+        folder: The run folder.
+        cells: State -> number of students' and teachers' cells.
+        timings: State -> number of timings.
+        failures: What failed, and why.
+    """
+
+    folder: Path
+    cells: dict[str, int]
+    timings: dict[str, int]
+    failures: list[str]
+
+    def document(self) -> dict[str, Any]:
+        """Return what the last line of standard output says, as plain data."""
+        return {
+            "run": str(self.folder),
+            "cells": self.cells,
+            "timings": self.timings,
+            "failures": self.failures,
+        }
+
+
+def run(
+    matrix: Matrix, out: Path, *, overwrite: Overwrite = "failed", listener: Listener = ignore
+) -> Outcome:
+    """Bring a run folder up to date with a matrix.
+
+    Cells that are done are left alone unless ``overwrite`` says otherwise; a failing cell leaves its record and the
+    rest goes on.
+
+    Raises:
+        UserError: For input that can be refused before anything is written.
+    """
+    folder = RunFolder(out)
+    survey = Survey(matrix, folder)
+    with folder.lock():
+        write_atomically(folder.matrix_file, matrix_yaml(matrix).encode())
+        for batch in (survey.teachers, survey.students):
+            jobs = to_make(batch(), overwrite)
+            listener(Event("planned", steps=len(jobs)))
+            for _ in execute(jobs, matrix.executor, listener):
+                pass
+        timings = time_matrix(survey, overwrite, listener)
+    everything = [*survey.teachers(), *survey.students()]
+    failures = [f"{cell.name}: {cell.reason}" for cell in everything if cell.state in {"failed", "missing"}]
+    failures += [
+        f"timing of {timing.label} ({timing.workload.name}): {timing.reason}"
+        for timing in timings
+        if timing.status == "failed"
+    ]
+    return Outcome(
+        folder=out,
+        cells=dict(Counter(cell.state for cell in everything)),
+        timings=dict(Counter(timing.status for timing in timings)),
+        failures=failures,
+    )
+
+
+def matrix_yaml(matrix: Matrix) -> str:
+    """Write a matrix as the file that would give it again."""
+    return yaml.safe_dump(matrix.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
