@@ -3,7 +3,7 @@
 State what to match as TextBrewer's own configuration and get a pure tensor function, fit for CUDA-graph capture::
 
     Distillation(teacher, student, task, temperature=2.0, kd_weight=5.0, label_weight=2.0,
-                 matches=[{"feature": "hidden", "loss": "cos", "layer_T": 12, "layer_S": 6, "weight": 1.0}])
+                 matches=[match("hidden", "cos", student=6, teacher=12)])
 
 The terms and their sum are those of ``GeneralDistiller.compute_loss``. What TextBrewer 0.2.1 gets wrong is put right
 here: soft targets carry the factor T² (Hinton et al. 2015, section 2.1); one logit is matched by MSE, not by a cross
@@ -57,6 +57,37 @@ class Match(TypedDict):
     proj: NotRequired[list[Any]]
 
 
+def match(
+    feature: Literal["hidden", "attention"],
+    loss: str,
+    *,
+    student: int | list[int],
+    teacher: int | list[int],
+    weight: float = 1.0,
+    widths: tuple[int, int] | None = None,
+) -> Match:
+    """Write a match in one line.
+
+    Args:
+        feature: What is matched.
+        loss: One of TextBrewer's ``MATCH_LOSS_MAP``.
+        student: The student's layer, or two.
+        teacher: The teacher's.
+        weight: Of the term.
+        widths: The student's and the teacher's; where they differ, a linear projection is learned between them.
+    """
+    written: Match = {
+        "feature": feature,
+        "loss": loss,
+        "layer_S": student,
+        "layer_T": teacher,
+        "weight": weight,
+    }
+    if widths is not None and widths[0] != widths[1]:
+        written["proj"] = ["linear", *widths]
+    return written
+
+
 class Distillation(Objective):
     """Minimise TextBrewer's losses between a teacher and a student.
 
@@ -95,18 +126,18 @@ class Distillation(Objective):
             raise UserError(f"need {temperature=} above 0, {kd_weight=} and {label_weight=} not below 0")
         self.teacher = teacher
         self.student = student
-        matches = [_checked(match, teacher, student) for match in matches]
+        checked = [_checked(stated, teacher, student) for stated in matches]
         targets = 2 if task.head == "extractive-qa" else 1  # TextBrewer sums start and end, we average
         config = _textbrewer().DistillationConfig(
             temperature=temperature,
             kd_loss_type="mse" if task.head == "regression" else "ce",
             kd_loss_weight=kd_weight * temperature**2 / targets,
             hard_label_weight=label_weight,
-            intermediate_matches=matches,
+            intermediate_matches=checked,
         )
         self._distiller = _distiller(config, str(student.device))
         self.projections = nn.ModuleList(module for module in self._distiller.projs if module is not None)
-        terms = [(_name(match), float(match["weight"])) for match in matches]
+        terms = [(_name(stated), float(stated["weight"])) for stated in checked]
         if kd_weight:
             terms.insert(0, ("kd", config.kd_loss_weight))
         if label_weight:
@@ -117,7 +148,7 @@ class Distillation(Objective):
         self.schedules = dict(schedules or {})
         for name in self.schedules.keys() - self.weights.keys():
             raise unknown("term", name, self.weights, where="schedules")
-        self._features = {match["feature"] for match in matches}
+        self._features = {stated["feature"] for stated in checked}
 
     def train(self, mode: bool = True) -> Distillation:
         """Set the student's mode; a teacher in training mode would distil its dropout noise."""
@@ -189,31 +220,31 @@ def _distiller(config: Any, device: str) -> Any:
         return textbrewer.GeneralDistiller(training, config, None, None, None, None)
 
 
-def _checked(match: Match, teacher: PreTrainedModel, student: PreTrainedModel) -> Match:
+def _checked(stated: Match, teacher: PreTrainedModel, student: PreTrainedModel) -> Match:
     """Return our own copy of a match, after making sure that TextBrewer will understand it."""
     textbrewer = _textbrewer()
-    if match["feature"] not in textbrewer.FEATURES:
-        raise unknown("feature", match["feature"], textbrewer.FEATURES, where="match")
-    if match["loss"] not in textbrewer.MATCH_LOSS_MAP:
-        raise unknown("loss", match["loss"], textbrewer.MATCH_LOSS_MAP, where="match")
+    if stated["feature"] not in textbrewer.FEATURES:
+        raise unknown("feature", stated["feature"], textbrewer.FEATURES, where="match")
+    if stated["loss"] not in textbrewer.MATCH_LOSS_MAP:
+        raise unknown("loss", stated["loss"], textbrewer.MATCH_LOSS_MAP, where="match")
     for side, model, layers in (
-        ("teacher", teacher, match["layer_T"]),
-        ("student", student, match["layer_S"]),
+        ("teacher", teacher, stated["layer_T"]),
+        ("student", student, stated["layer_S"]),
     ):
-        last = model.config.num_hidden_layers - (match["feature"] == "attention")
+        last = model.config.num_hidden_layers - (stated["feature"] == "attention")
         for layer in _as_list(layers):
             if not 0 <= layer <= last:
-                raise UserError(f"match: the {side} has {match['feature']} layers 0 to {last}, not {layer}")
-    ours = copy.deepcopy(match)
+                raise UserError(f"match: the {side} has {stated['feature']} layers 0 to {last}, not {layer}")
+    ours = copy.deepcopy(stated)
     if ours["loss"] == "cos":
         ours["loss"] = "masked_cos"
     return ours
 
 
-def _name(match: Match) -> str:
+def _name(stated: Match) -> str:
     """Name a match's term by its loss, the student's layers and the teacher's."""
-    sides = ("-".join(map(str, _as_list(layers))) for layers in (match["layer_S"], match["layer_T"]))
-    return "_".join([match["loss"].removeprefix("masked_"), *sides])
+    sides = ("-".join(map(str, _as_list(layers))) for layers in (stated["layer_S"], stated["layer_T"]))
+    return "_".join([stated["loss"].removeprefix("masked_"), *sides])
 
 
 def _as_list(layers: int | list[int]) -> list[int]:
