@@ -1,1 +1,5 @@
-"""Statistics, tables, figures and the page, drawn from a frame of records alone."""
+"""Reports drawn from a frame of records: tables, figures, and one page."""
+
+from reports.report import comparison_table, write
+
+__all__ = ["comparison_table", "write"]

@@ -1,0 +1,72 @@
+"""Sentences that every caption owes its reader: conditions, conventions and what is missing."""
+
+from __future__ import annotations
+
+from reports.timings import headline
+from results.frame import Frame
+
+SCORES = (
+    "Scores are × 100: mean over seeds ± half of the 95 % t-interval (n); "
+    "a dash stands where one seed gives no interval."
+)
+PARAMETERS = (
+    "Encoder parameters leave the embeddings out: sizes are compared by them. Stored parameters are the elements of "
+    "the checkpoint; effective ones leave out experts that a token does not visit and exact zeros. "
+    "M, MB and G are powers of ten."
+)
+MULTIPLY_ADDS = "Multiply-adds are of one sequence; one fused multiply-add counts as one."
+SPEEDUP = (
+    "A speed-up is the teacher's time over the method's, both timed in turn in the same process, with its 95 % "
+    "interval; several tasks or seeds are pooled by the geometric mean; ratios are never carried across environments."
+)
+
+
+def smoke(frame: Frame) -> list[str]:
+    """Say what keeps these numbers from being the real thing: limited rows, renamed splits."""
+    sentences = []
+    limits = sorted({int(limit) for limit in frame.cells["limit"].dropna()})
+    if limits:
+        rows = " or ".join(map(str, limits))
+        sentences.append(
+            f"SMOKE RUN: at most {rows} rows of each split where the task says so; not a result."
+        )
+    renamed = frame.cells.loc[frame.cells["splits"] != "", ["task_name", "splits"]].drop_duplicates()
+    for task, splits in sorted(renamed.itertuples(index=False)):
+        sentences.append(f"{task} does not use its own splits: {splits}.")
+    return sentences
+
+
+def training(frame: Frame) -> list[str]:
+    """Say what trained the cells: precision, seeds, hardware."""
+    done = frame.cells[frame.cells["status"] == "done"]
+    if done.empty:
+        return ["No cell finished."]
+    seeds = sorted(int(seed) for seed in done["seed"].unique())
+    precision = " and ".join(sorted(done["precision"].unique()))
+    known = frame.environments.set_index("environment")["hardware"]
+    hardware = sorted({known.get(key, f"environment {key}") for key in done["environment"]})
+    cells, numbers = _plural(len(done), "finished cell"), ", ".join(map(str, seeds))
+    hardware_names = "; ".join(hardware)
+    return [
+        f"{cells}, {_plural(len(seeds), 'seed')} ({numbers}), trained in {precision} on {hardware_names}."
+    ]
+
+
+def timing(frame: Frame) -> list[str]:
+    """Say what the headline timings ran under."""
+    setting = headline(frame)
+    if setting is None:
+        return ["No timings."]
+    done = setting.of(frame.latency)
+    repeats = sorted({int(count) for count in done.loc[done["status"] == "done", "repeats"]})
+    processes = f"; {' or '.join(map(str, repeats))} fresh processes each" if repeats else ""
+    batches = ", ".join(str(size) for size in sorted(done["batch_size"].unique()))
+    lengths = ", ".join(
+        "real lengths" if length != length else f"{length:.0f} tokens"
+        for length in sorted(done["length"].unique(), key=lambda length: (length != length, length))
+    )
+    return [f"Timed on {setting.describe()}: batch {batches}, {lengths}{processes}."]
+
+
+def _plural(count: int, noun: str) -> str:
+    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"

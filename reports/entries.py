@@ -1,0 +1,136 @@
+"""What stands in one cell of a table, and the columns and tables that entries make up; no format is known here."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, replace
+from typing import Literal
+
+import numpy as np
+
+from reports.statistics import Estimate
+from results.frame import Frame
+
+DASH = "—"
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One cell of a table.
+
+    Attributes:
+        text: What a reader sees; plain text, never markup.
+        value: The number behind it, in the unit of the heading: CSV and sorting use it.
+        low: Lower end of its interval.
+        high: Upper end.
+        n: Number of values behind it.
+        note: Why it is not a plain number, or what to know about it; becomes a footnote.
+        marked: In the group of the best: the best, or not told apart from it by the paired test.
+        cells: The cells that it was drawn from.
+    """
+
+    text: str
+    value: float | None = None
+    low: float | None = None
+    high: float | None = None
+    n: int | None = None
+    note: str = ""
+    marked: bool = False
+    cells: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Column:
+    """A heading and its entries by the label of the method."""
+
+    heading: str
+    entries: Mapping[str, Entry]
+
+
+@dataclass(frozen=True)
+class ColumnEntry:
+    """One entry of the registry of columns.
+
+    Attributes:
+        name: Key in the registry.
+        note: What the caption says about it.
+        columns: Draws them from a frame: none where it has nothing of the kind, several for several tasks.
+    """
+
+    name: str
+    note: str
+    columns: Callable[[Frame], list[Column]]
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table before any format.
+
+    Attributes:
+        name: Stem of its files.
+        title: One line.
+        headings: One a column; the first is the row's name.
+        rows: Entries in the order of the headings.
+        caption: Sentences that state conditions and conventions.
+        groups: Row number -> title of the block that begins there.
+    """
+
+    name: str
+    title: str
+    headings: tuple[str, ...]
+    rows: tuple[tuple[Entry, ...], ...]
+    caption: tuple[str, ...] = ()
+    groups: Mapping[int, str] | None = None
+
+    def notes(self) -> dict[str, str]:
+        """Return the distinct notes with their letters, in the order of reading."""
+        distinct = dict.fromkeys(entry.note for row in self.rows for entry in row if entry.note)
+        return {note: _letter(number) for number, note in enumerate(distinct)}
+
+
+def _letter(number: int) -> str:
+    quotient, remainder = divmod(number, 26)
+    return (_letter(quotient - 1) if quotient else "") + chr(ord("a") + remainder)
+
+
+def blank(note: str) -> Entry:
+    """Return a dash with the reason."""
+    return Entry(DASH, note=note)
+
+
+def percent(estimate: Estimate, *, cells: Iterable[str] = (), note: str = "") -> Entry:
+    """Show a score times 100 with its interval and n; a dash stands for the interval that one seed cannot give."""
+    half = DASH if estimate.low is None else f"{100 * (estimate.mean - estimate.low):.1f}"
+    entry = Entry(
+        f"{100 * estimate.mean:.1f} ± {half} ({estimate.n})", 100 * estimate.mean, note=note, n=estimate.n
+    )
+    if estimate.low is not None and estimate.high is not None:
+        entry = replace(entry, low=100 * estimate.low, high=100 * estimate.high)
+    return replace(entry, cells=tuple(cells))
+
+
+def ratio(estimate: Estimate, *, cells: Iterable[str] = (), note: str = "") -> Entry:
+    """Show a ratio with its interval."""
+    text = f"{estimate.mean:.2f}×"
+    if estimate.low is not None and estimate.high is not None:
+        text += f" [{estimate.low:.2f}, {estimate.high:.2f}]"
+    return Entry(text, estimate.mean, estimate.low, estimate.high, estimate.n, note, cells=tuple(cells))
+
+
+def quantity(values: Iterable[float], *, unit: float, digits: int | Literal["three"] = "three") -> Entry:
+    """Show a size in a unit: one number, or the range where it differs between tasks or seeds."""
+    known = sorted(value / unit for value in values if np.isfinite(value))
+    if not known:
+        return blank("not recorded")
+    shown = list(dict.fromkeys(_number(value, digits) for value in known))
+    text = shown[0] if len(shown) == 1 else f"{shown[0]}–{shown[-1]}"
+    return Entry(text, sum(known) / len(known), n=len(known))
+
+
+def _number(value: float, digits: int | Literal["three"]) -> str:
+    if digits != "three":
+        return f"{value:.{digits}f}"
+    if value == 0:
+        return "0"
+    decimals = max(0, 2 - int(np.floor(np.log10(abs(value)))))
+    return f"{value:.{decimals}f}"

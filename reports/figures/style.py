@@ -1,0 +1,111 @@
+"""Colours, markers and the saving of figures: the same records give the same bytes."""
+
+from __future__ import annotations
+
+import io
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import matplotlib as mpl
+import matplotlib.style
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+
+from reports.outcomes import teacher_label
+from results.frame import Frame
+
+INK = "#1f2328"
+GRID = "#d0d7de"
+PAGE_WIDTH = 6.7  # inches, the text width of an A4 page
+# Okabe and Ito (2008), without the yellow that vanishes on white.
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#7F7F7F")
+MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", ">", "h", "p")
+_STYLE = Path(__file__).with_name("paper.mplstyle")
+
+
+@dataclass(frozen=True)
+class Mark:
+    """How a method is drawn in every figure."""
+
+    colour: str
+    marker: str
+
+
+@dataclass(frozen=True)
+class FigureEntry:
+    """One entry of the registry of figures.
+
+    Attributes:
+        name: Stem of its files.
+        title: One line.
+        note: How to read it.
+        draw: Draws it from a frame, or returns None where the frame has nothing of the kind.
+    """
+
+    name: str
+    title: str
+    note: str
+    draw: Callable[[Frame], Figure | None]
+
+
+def marks(frame: Frame) -> dict[str, Mark]:
+    """Give every method a colour and a marker; the marker alone tells neighbours apart in grey."""
+    teacher = teacher_label(frame)
+    students = sorted(set(frame.cells["label"]) - {teacher})
+    drawn = {
+        label: Mark(COLOURS[place % len(COLOURS)], MARKERS[(place + place // len(COLOURS)) % len(MARKERS)])
+        for place, label in enumerate(students)
+    }
+    return drawn | ({teacher: Mark(INK, "*")} if teacher else {})
+
+
+@contextmanager
+def paper_style() -> Iterator[None]:
+    """Apply the style file on top of matplotlib's own defaults, whatever the user's settings."""
+    with mpl.rc_context(), warnings.catch_warnings():
+        mpl.rcdefaults()
+        matplotlib.style.use(_STYLE)
+        warnings.filterwarnings("ignore", message="Glyph .* missing from font")
+        yield
+
+
+def panels(count: int, *, height: float = 2.2, columns: int = 3) -> tuple[Figure, list[Any]]:
+    """Make a page-wide figure of ``count`` equal panels and return it with its axes."""
+    across = min(count, columns)
+    down = -(-count // across)
+    figure = Figure(figsize=(PAGE_WIDTH if across > 1 else PAGE_WIDTH * 0.72, height * down))
+    FigureCanvasAgg(figure)
+    axes = figure.subplots(down, across, squeeze=False).ravel()
+    for unused in axes[count:]:
+        unused.remove()
+    return figure, list(axes[:count])
+
+
+def files(entries: Iterable[FigureEntry], frame: Frame) -> Iterator[tuple[FigureEntry, Mapping[str, bytes]]]:
+    """Draw each figure that the frame has something for and yield its files by suffix.
+
+    ``svg`` and ``pdf`` stand alone with their fonts; ``inline`` is the SVG for a page, its text left as text.
+    """
+    for entry in entries:
+        with paper_style():
+            figure = entry.draw(frame)
+            if figure is None:
+                continue
+            saved = {
+                "png": _save(figure, "png", {"Software": None}),
+                "pdf": _save(figure, "pdf", {"CreationDate": None, "Creator": None, "Producer": None}),
+                "svg": _save(figure, "svg", {"Date": None, "Creator": None}),
+            }
+            with mpl.rc_context({"svg.fonttype": "none", "svg.hashsalt": entry.name}):
+                saved["inline"] = _save(figure, "svg", {"Date": None, "Creator": None}, transparent=True)
+        yield entry, saved
+
+
+def _save(figure: Figure, suffix: str, metadata: dict[str, None], **options: Any) -> bytes:
+    out = io.BytesIO()
+    figure.savefig(out, format=suffix, metadata=metadata, **options)
+    return out.getvalue()

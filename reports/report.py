@@ -1,0 +1,115 @@
+"""Write a report: Markdown, CSV, LaTeX, figures and one HTML page, whole or not at all."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Sequence
+from pathlib import Path
+
+import pandas as pd
+
+from reports import captions, formats
+from reports.cards import cards
+from reports.columns import MAIN, draw
+from reports.entries import ColumnEntry
+from reports.figures import FIGURES
+from reports.figures.style import FigureEntry, files
+from reports.outcomes import labels
+from reports.page import Drawing, render
+from reports.tables import main_table
+from results.frame import Frame
+from results.store import whole_folder
+
+MARK = "report.md"
+
+
+def comparison_table(frame: Frame, registry: Sequence[ColumnEntry] = MAIN) -> pd.DataFrame:
+    """Return the main table as texts, a row a method: what a terminal shows."""
+    columns = {column.heading: column.entries for column, _ in draw(frame, registry)}
+    rows = {label: [entries[label].text for entries in columns.values()] for label in labels(frame)}
+    return pd.DataFrame.from_dict(rows, orient="index", columns=list(columns)).rename_axis("method")
+
+
+def write(
+    frame: Frame,
+    out: Path,
+    title: str,
+    *,
+    columns: Sequence[ColumnEntry] = MAIN,
+    figures: Sequence[FigureEntry] = FIGURES,
+) -> list[Path]:
+    """Write the whole report; an earlier report in ``out`` is replaced, anything else there is left alone.
+
+    The same frame gives the same bytes of Markdown, CSV, LaTeX and HTML.
+
+    Returns:
+        The files, ``report.html`` first.
+
+    Raises:
+        FileExistsError: Where ``out`` holds something that is not a report.
+        ValueError: Where the frame has no cells.
+    """
+    if frame.cells.empty:
+        raise ValueError("nothing to report: the frame has no cells")
+    if out.exists() and not (out.is_dir() and ((out / MARK).is_file() or not any(out.iterdir()))):
+        raise FileExistsError(f"{out}: exists and is not a report; name an empty or new folder")
+    documents = compose(frame, title, columns=columns, figures=figures)
+    with whole_folder(out) as folder:
+        for name, content in documents.items():
+            (folder / name).parent.mkdir(exist_ok=True)
+            (folder / name).write_bytes(content)
+    return [out / name for name in documents]
+
+
+def compose(
+    frame: Frame,
+    title: str,
+    *,
+    columns: Sequence[ColumnEntry] = MAIN,
+    figures: Sequence[FigureEntry] = FIGURES,
+) -> dict[str, bytes]:
+    """Make every file of the report in memory: name below the folder -> content."""
+    tables = [main_table(frame, columns)]
+    conditions = " ".join([*captions.smoke(frame), *captions.training(frame), *captions.timing(frame)])
+    drawings: list[Drawing] = []
+    pictures: dict[str, bytes] = {}
+    for entry, saved in files(figures, frame):
+        drawings.append(Drawing(entry.name, entry.title, f"{entry.note} {conditions}", saved["inline"]))
+        pictures |= {f"figures/{entry.name}.{suffix}": saved[suffix] for suffix in ("pdf", "svg", "png")}
+    summary = [*captions.smoke(frame), *captions.training(frame), *captions.timing(frame)]
+    records = _records_csv(frame)
+    page = render(
+        title, summary=summary, tables=tables, drawings=drawings, cards=cards(frame), records_csv=records
+    )
+    texts = {
+        "report.html": page,
+        MARK: _markdown(title, summary, [formats.markdown(table) for table in tables], drawings),
+    }
+    for table in tables:
+        texts[f"tables/{table.name}.csv"] = formats.comma_separated(table)
+        texts[f"tables/{table.name}.tex"] = formats.latex(table)
+    texts["records.csv"] = records
+    return {name: text.encode() for name, text in texts.items()} | pictures
+
+
+def _markdown(title: str, summary: Sequence[str], tables: Sequence[str], drawings: Sequence[Drawing]) -> str:
+    parts = [
+        f"# {formats.escape_markdown(title)}",
+        *(formats.escape_markdown(sentence) for sentence in summary),
+    ]
+    parts += [table.rstrip() for table in tables]
+    for drawing in drawings:
+        parts += [
+            f"### {formats.escape_markdown(drawing.title)}",
+            f"![{formats.escape_markdown(drawing.title)}](figures/{drawing.name}.svg)",
+            formats.escape_markdown(drawing.caption),
+        ]
+    return "\n\n".join(parts) + "\n"
+
+
+def _records_csv(frame: Frame) -> str:
+    out = io.StringIO()
+    frame.cells.drop(columns="predictions_path").to_csv(
+        out, index=False, float_format="%.10g", lineterminator="\n"
+    )
+    return out.getvalue()

@@ -1,0 +1,152 @@
+"""A report is written whole or not at all, and the same records give the same bytes."""
+
+from __future__ import annotations
+
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+from synthetic import ENVIRONMENT, campaign, cell, latency
+
+from reports import write
+from results.frame import Frame, from_records
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {
+        str(file.relative_to(folder)): file.read_bytes()
+        for file in sorted(folder.rglob("*"))
+        if file.is_file()
+    }
+
+
+@pytest.fixture(scope="module")
+def report(frame: Frame, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("report") / "report"
+    write(frame, out, "A title")
+    return out
+
+
+def test_every_format_and_figure_is_there(report: Path) -> None:
+    names = set(contents(report))
+    assert {"report.html", "report.md", "tables/main.csv", "tables/main.tex", "records.csv"} <= names
+    assert {
+        f"figures/{name}.{kind}" for name in ("pareto", "training") for kind in ("pdf", "svg", "png")
+    } <= names
+
+
+def test_the_files_that_are_returned_are_the_files_that_are_there(frame: Frame, tmp_path: Path) -> None:
+    written = write(frame, tmp_path / "r", "A title", figures=())
+    assert written[0] == tmp_path / "r" / "report.html"
+    assert sorted(written) == sorted(file for file in (tmp_path / "r").rglob("*") if file.is_file())
+
+
+def test_the_same_records_in_another_order_give_the_same_bytes(report: Path, tmp_path: Path) -> None:
+    again = from_records(reversed(campaign()), environments={ENVIRONMENT.id: ENVIRONMENT})
+    write(again, tmp_path / "again", "A title")
+    first, second = contents(report), contents(tmp_path / "again")
+    assert first.keys() == second.keys()
+    assert [name for name in first if first[name] != second[name]] == []
+
+
+def test_an_earlier_report_is_replaced_whole(frame: Frame, tmp_path: Path) -> None:
+    write(frame, tmp_path / "r", "Old", figures=())
+    (tmp_path / "r" / "figures").mkdir()
+    (tmp_path / "r" / "figures" / "gone.svg").write_text("stale")
+    write(frame, tmp_path / "r", "New", figures=())
+    assert not (tmp_path / "r" / "figures" / "gone.svg").exists()
+    assert (tmp_path / "r" / "report.md").read_text().startswith("# New")
+
+
+def test_a_folder_that_is_not_a_report_is_left_alone(frame: Frame, tmp_path: Path) -> None:
+    (tmp_path / "thesis.tex").write_text("mine")
+    with pytest.raises(FileExistsError, match="is not a report"):
+        write(frame, tmp_path, "A title", figures=())
+    assert contents(tmp_path) == {"thesis.tex": b"mine"}
+
+
+def test_bad_input_leaves_nothing_behind(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="no cells"):
+        write(from_records([]), tmp_path / "r", "A title")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_failure_while_drawing_keeps_the_earlier_report(frame: Frame, tmp_path: Path) -> None:
+    from reports.figures.style import FigureEntry
+
+    def broken(frame: Frame) -> None:
+        raise ZeroDivisionError
+
+    write(frame, tmp_path / "r", "Old", figures=())
+    before = contents(tmp_path / "r")
+    with pytest.raises(ZeroDivisionError):
+        write(frame, tmp_path / "r", "New", figures=(FigureEntry("broken", "", "", broken),))
+    assert contents(tmp_path / "r") == before
+    assert [file.name for file in tmp_path.iterdir()] == ["r"]
+
+
+class Page(HTMLParser):
+    """Collects what a browser would do with a page."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.text = ""
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+
+    def handle_data(self, data: str) -> None:
+        self.text += data
+
+
+def parsed(path: Path) -> Page:
+    page = Page()
+    page.feed(path.read_text(encoding="utf-8"))
+    return page
+
+
+def test_the_page_asks_for_nothing_from_outside(report: Path) -> None:
+    for tag, attributes in parsed(report / "report.html").tags:
+        for name in ("src", "href", "xlink:href", "srcset", "poster"):
+            assert (attributes.get(name) or "#").startswith(("#", "data:")), (tag, attributes)
+    assert "@import" not in (report / "report.html").read_text()
+
+
+def test_ids_on_the_page_are_unique_and_references_find_theirs(report: Path) -> None:
+    tags = parsed(report / "report.html").tags
+    ids = [attributes["id"] for _, attributes in tags if "id" in attributes]
+    assert len(ids) == len(set(ids))
+    for _, attributes in tags:
+        reference = attributes.get("xlink:href") or attributes.get("href") or ""
+        if reference.startswith("#"):
+            assert reference[1:] in ids
+
+
+@pytest.mark.parametrize(
+    "name", ["<script>alert(1)</script>", "a_b & c%", "$x$ \\frac", "名前 🚀", 'x" onload="y']
+)
+def test_any_name_is_shown_as_text(name: str, tmp_path: Path) -> None:
+    one = cell(name, task=name)
+    frame = from_records([cell("teacher", task=name), one, latency(one)])
+    write(frame, tmp_path / "r", name)
+    page = parsed(tmp_path / "r" / "report.html")
+    assert "alert(1)" not in "".join(attributes.get("src") or "" for _, attributes in page.tags)
+    assert [tag for tag, attributes in page.tags if "onload" in attributes] == []
+    assert page.text.count(name) >= 4  # title, row, column, card
+
+
+@pytest.mark.parametrize(
+    "case", ["one seed", "one method", "nothing finished", "no timings", "two environments"]
+)
+def test_a_poor_campaign_still_makes_a_report(case: str, tmp_path: Path) -> None:
+    one, other = cell("finetune"), cell("distilbert")
+    records = {
+        "one seed": campaign(seeds=(1,)),
+        "one method": [cell("only")],
+        "nothing finished": [cell(status="failed", reason="no memory")],
+        "no timings": campaign()[:15],
+        "two environments": [one, other, latency(one), latency(other, environment="elsewhere")],
+    }[case]
+    write(from_records(records), tmp_path / "r", case)
+    assert (tmp_path / "r" / "report.html").stat().st_size > 3000
