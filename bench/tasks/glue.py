@@ -1,0 +1,198 @@
+"""The tasks of GLUE (Wang et al., ICLR 2019) as data: columns, labels, scores, sizes, licences and known noise.
+
+Rows, labels and their codes are those of ``nyu-mll/glue`` on the datasets hub. Scores follow the field: Matthews for
+CoLA, F1 and accuracy for MRPC and QQP (never averaged), Pearson and Spearman for STS-B, accuracy for the rest.
+"""
+
+from __future__ import annotations
+
+from bench.tasks.task import Source, Task
+
+REPOSITORY = "nyu-mll/glue"
+REVISION = "bcdcba79d07bc864c1c254ccfcedcce55bcc9a8c"
+
+TRAIN_AND_VALIDATION = {"train": "train", "validation": "validation", "test": "test"}
+ENTAILMENT = ("entailment", "not_entailment")
+MNLI_LABELS = ("entailment", "neutral", "contradiction")
+
+
+def _source(config: str) -> Source:
+    return Source(kind="hub", path=REPOSITORY, config=config, revision=REVISION)
+
+
+COLA = Task(
+    name="cola",
+    summary="is the sentence acceptable English",
+    head="classification",
+    source=_source("cola"),
+    directory="glue/cola",
+    text=("sentence",),
+    id="idx",
+    labels=("unacceptable", "acceptable"),
+    splits=TRAIN_AND_VALIDATION,
+    main_score="matthews",
+    scores=("matthews", "accuracy"),
+    licence="not stated; sentences quoted from works of linguistics",
+    citation="warstadt2019",
+    notes="18 sentences are in both train and validation",
+)
+
+SST2 = Task(
+    name="sst2",
+    summary="is the sentence of a film review positive",
+    head="classification",
+    source=_source("sst2"),
+    directory="glue/sst2",
+    text=("sentence",),
+    id="idx",
+    labels=("negative", "positive"),
+    splits=TRAIN_AND_VALIDATION,
+    main_score="accuracy",
+    scores=("accuracy",),
+    licence="not stated",
+    citation="socher2013",
+    notes="training rows are phrases, validation rows whole sentences",
+)
+
+MRPC = Task(
+    name="mrpc",
+    summary="do the two sentences of the news mean the same",
+    head="classification",
+    source=_source("mrpc"),
+    directory="glue/mrpc",
+    text=("sentence1", "sentence2"),
+    id="idx",
+    labels=("not_equivalent", "equivalent"),
+    splits=TRAIN_AND_VALIDATION,
+    main_score="f1",
+    scores=("f1", "accuracy"),
+    licence="Microsoft Research terms, for research",
+    citation="dolan2005",
+    notes="68 % of the pairs are equivalent; F1 of that class, never averaged with accuracy",
+)
+
+STSB = Task(
+    name="stsb",
+    summary="how alike are the two sentences, 0 to 5",
+    head="regression",
+    source=_source("stsb"),
+    directory="glue/stsb",
+    text=("sentence1", "sentence2"),
+    id="idx",
+    splits=TRAIN_AND_VALIDATION,
+    main_score="spearman",
+    scores=("spearman", "pearson"),
+    licence="scores CC BY-SA 4.0; each source of text has terms of its own",
+    citation="cer2017",
+    notes="6 texts are in both train and validation",
+)
+
+QQP = Task(
+    name="qqp",
+    summary="do the two questions of Quora ask the same",
+    head="classification",
+    source=_source("qqp"),
+    directory="glue/qqp",
+    text=("question1", "question2"),
+    id="idx",
+    labels=("not_duplicate", "duplicate"),
+    splits=TRAIN_AND_VALIDATION,
+    main_score="f1",
+    scores=("f1", "accuracy"),
+    licence="Quora's terms, not commercial",
+    citation="iyer2017",
+    notes="37 % of the pairs are duplicates; F1 of that class; the test split has another balance",
+)
+
+MNLI = Task(
+    name="mnli",
+    summary="does the premise entail the hypothesis, contradict it or neither",
+    head="classification",
+    source=_source("mnli"),
+    directory="glue/mnli",
+    text=("premise", "hypothesis"),
+    id="idx",
+    labels=MNLI_LABELS,
+    splits={
+        "train": "train",
+        "validation": "validation_matched",
+        "validation_mismatched": "validation_mismatched",
+        "test": "test_matched",
+        "test_mismatched": "test_mismatched",
+        "test_ax": "ax:test",
+    },
+    main_score="accuracy",
+    scores=("accuracy",),
+    licence="OANC; fiction CC BY 3.0, CC BY-SA 3.0, MIT and public domain",
+    citation="williams2018",
+    notes="validation: matched genres, validation_mismatched: others; labels are majorities of five opinions",
+)
+
+QNLI = Task(
+    name="qnli",
+    summary="does the sentence of Wikipedia answer the question",
+    head="classification",
+    source=_source("qnli"),
+    directory="glue/qnli",
+    text=("question", "sentence"),
+    id="idx",
+    labels=ENTAILMENT,
+    splits=TRAIN_AND_VALIDATION,
+    main_score="accuracy",
+    scores=("accuracy",),
+    licence="CC BY-SA 4.0, as SQuAD",
+    citation="wang2019",
+    notes="made from SQuAD v1.1 by rule; this is QNLIv2",
+)
+
+RTE = Task(
+    name="rte",
+    summary="does the first text entail the second",
+    head="classification",
+    source=_source("rte"),
+    directory="glue/rte",
+    text=("sentence1", "sentence2"),
+    id="idx",
+    labels=ENTAILMENT,
+    splits=TRAIN_AND_VALIDATION,
+    main_score="accuracy",
+    scores=("accuracy",),
+    max_length=256,
+    licence="not stated",
+    citation="wang2019",
+    notes="277 validation rows: one row is 0.36 points, so differences need many seeds",
+)
+
+WNLI = Task(
+    name="wnli",
+    summary="does the sentence follow once the pronoun is replaced",
+    head="classification",
+    source=_source("wnli"),
+    directory="glue/wnli",
+    text=("sentence1", "sentence2"),
+    id="idx",
+    labels=("not_entailment", "entailment"),
+    splits=TRAIN_AND_VALIDATION,
+    main_score="accuracy",
+    scores=("accuracy",),
+    licence="not stated",
+    citation="levesque2012",
+    notes="validation is adversarial: its sentences are in train with the opposite label, and learning hurts",
+)
+
+AX = Task(
+    name="ax",
+    summary="GLUE's diagnostic pairs, for a model trained on MNLI",
+    head="classification",
+    source=_source("mnli"),
+    directory="glue/mnli",
+    text=("premise", "hypothesis"),
+    id="idx",
+    labels=MNLI_LABELS,
+    splits={"train": "train", "validation": "validation_matched", "test": "ax:test"},
+    main_score="matthews",
+    scores=("matthews", "accuracy"),
+    licence="not stated",
+    citation="wang2019",
+    notes="trained and validated on MNLI; the diagnostic rows are unlabelled, the GLUE server scores them",
+)
