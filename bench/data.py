@@ -142,7 +142,9 @@ def encode(
     head = HEADS[task.head]
     if cache is None:
         return Encoded.from_arrays(head.encode(task, rows, plain, training=training), pad_token_id)
-    specification = task.model_dump(mode="json", include={"head", "text", "label", "id", "labels", "max_length"})
+    specification = task.model_dump(
+        mode="json", include={"head", "text", "label", "id", "labels", "max_length"}
+    )
     folder = cache / digest([FORMAT, key, len(rows), training, specification, plain.to_str()])
     cache.mkdir(parents=True, exist_ok=True)
     with FileLock(folder.with_suffix(".lock")):
@@ -172,7 +174,9 @@ def _plain(tokenizer: PreTrainedTokenizerBase) -> Tokenizer:
     from tokenizers import Tokenizer
 
     if not tokenizer.is_fast:
-        raise UserError(f"{type(tokenizer).__name__} is not a fast tokenizer; the checkpoint needs a tokenizer.json")
+        raise UserError(
+            f"{type(tokenizer).__name__} is not a fast tokenizer; the checkpoint needs a tokenizer.json"
+        )
     plain = Tokenizer.from_str(tokenizer.backend_tokenizer.to_str())
     plain.no_padding()
     plain.no_truncation()
@@ -205,9 +209,13 @@ def _read(folder: Path) -> Arrays | None:
         return None
     try:
         # copy on write: torch wants memory that it may write to, the file stays as it is
-        mapped = {file.stem: np.load(file, mmap_mode="c", allow_pickle=False) for file in folder.glob("*.npy")}
+        mapped = {
+            file.stem: np.load(file, mmap_mode="c", allow_pickle=False) for file in folder.glob("*.npy")
+        }
     except (ValueError, OSError, EOFError):
         log.warning("encoded rows in %s are damaged; encoding again", folder)
         shutil.rmtree(folder)
         return None
-    return {name: np.asarray(array) for name, array in mapped.items()}  # indexing numpy's memmap class is slow
+    return {
+        name: np.asarray(array) for name, array in mapped.items()
+    }  # indexing numpy's memmap class is slow

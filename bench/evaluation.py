@@ -154,14 +154,19 @@ def _require_finite(encoded: Encoded, finite: NDArray[np.bool_]) -> None:
     if not finite.all():
         broken = np.flatnonzero(~finite.all(axis=1))
         ids = encoded.row_ids(broken)
-        raise FloatingPointError(f"logits of {len(ids)} features are not finite; rows: {', '.join(ids[:5])}, …")
+        raise FloatingPointError(
+            f"logits of {len(ids)} features are not finite; rows: {', '.join(ids[:5])}, …"
+        )
 
 
 def _table(role: str, encoded: Encoded, logits: Logits) -> pa.Table:
     import pyarrow as pa
 
     ids = encoded.ids.tolist()
-    columns: dict[str, Any] = {"split": pa.array([role] * len(ids)).dictionary_encode(), "row_id": pa.array(ids)}
+    columns: dict[str, Any] = {
+        "split": pa.array([role] * len(ids)).dictionary_encode(),
+        "row_id": pa.array(ids),
+    }
     if isinstance(logits, tuple):
         columns["start_logits"], columns["end_logits"] = (_nested(encoded, side) for side in logits)
     else:

@@ -1,11 +1,14 @@
-"""Scores of classification and regression: plain functions of numpy arrays.
+"""Scores as plain functions: of codes, of values, of answer texts.
 
 Values lie in [0, 1], correlations in [-1, 1]. Each is also an ``evaluate.Metric`` in ``bench.evaluate_metrics``.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import re
+import string
+from collections import Counter
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -64,8 +67,75 @@ def spearman(predictions: Values, labels: Values) -> float:
     return pearson(_ranks(predictions), _ranks(labels))
 
 
-CLASSIFICATION: dict[str, Callable[[Codes, Codes], float]] = {"accuracy": accuracy, "f1": f1, "matthews": matthews}
+def normalize_answer(text: str) -> str:
+    """Return lower-case words without ASCII punctuation and English articles, as SQuAD compares them."""
+    bare = text.lower().translate(_NO_PUNCTUATION)
+    return " ".join(_ARTICLES.sub(" ", bare).split())
+
+
+def answer_exact_match(prediction: str, references: Sequence[str]) -> float:
+    """Return 1 where the normalised answer equals one of the normalised references, else 0.
+
+    An unanswerable question, one without references, is answered by an empty text.
+    """
+    predicted = normalize_answer(prediction)
+    return float(any(predicted == reference for reference in _normalized(references)))
+
+
+def answer_f1(prediction: str, references: Sequence[str]) -> float:
+    """Return the best F1 of the answer's words with a reference's, repeated words counted.
+
+    Where either is empty once normalised: 1 if both are, else 0, as SQuAD v2.0 has it.
+    """
+    predicted = Counter(normalize_answer(prediction).split())
+    return max(_overlap(predicted, Counter(reference.split())) for reference in _normalized(references))
+
+
+def best_threshold(answered: Values, abstained: Values, null_difference: Values) -> tuple[float, float]:
+    """Find the threshold on the null score difference with the best mean score.
+
+    A row is answered where its difference is at most the threshold.
+
+    Args:
+        answered: Score of each row if it is answered, ``[rows]``.
+        abstained: Its score if it is not.
+        null_difference: Score of having no answer minus score of the answer.
+
+    Returns:
+        The best mean score and its threshold, the smallest of the best; minus infinity answers no row.
+    """
+    order = np.argsort(null_difference, kind="stable")
+    gains = np.concatenate([[0.0], np.cumsum((answered - abstained)[order])])
+    thresholds = np.concatenate([[-np.inf], null_difference[order]])
+    possible = np.append(
+        thresholds[1:] > thresholds[:-1], True
+    )  # rows of one difference are answered together
+    best = int(np.where(possible, gains, -np.inf).argmax())
+    return float(np.mean(abstained) + gains[best] / len(answered)), float(thresholds[best])
+
+
+CLASSIFICATION: dict[str, Callable[[Codes, Codes], float]] = {
+    "accuracy": accuracy,
+    "f1": f1,
+    "matthews": matthews,
+}
 REGRESSION: dict[str, Callable[[Values, Values], float]] = {"pearson": pearson, "spearman": spearman}
+
+
+_NO_PUNCTUATION = str.maketrans("", "", string.punctuation)
+_ARTICLES = re.compile(r"\b(a|an|the)\b")
+
+
+def _normalized(references: Sequence[str]) -> list[str]:
+    """Normalise references; those of which nothing is left count only where there is no other."""
+    return [text for text in map(normalize_answer, references) if text] or [""]
+
+
+def _overlap(predicted: Counter[str], reference: Counter[str]) -> float:
+    """Return the F1 of two bags of words."""
+    if not predicted or not reference:
+        return float(predicted == reference)
+    return 2 * (predicted & reference).total() / (predicted.total() + reference.total())
 
 
 def _check(predictions: NDArray[Any], labels: NDArray[Any]) -> None:

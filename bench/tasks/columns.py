@@ -42,7 +42,9 @@ def texts(task: Task, rows: Dataset, column: str, start: int = 0, stop: int | No
         raise UserError(f"task {task.name!r}: row {broken}, column {column!r} is not valid UTF-8") from None
     for row, value in enumerate(values, start):
         if not isinstance(value, str):
-            raise UserError(f"task {task.name!r}: row {row}, column {column!r} holds {value!r} in place of text")
+            raise UserError(
+                f"task {task.name!r}: row {row}, column {column!r} holds {value!r} in place of text"
+            )
     return values
 
 

@@ -87,9 +87,10 @@ class ExtractiveQA:
 
     def score(self, task: Task, rows: Dataset, encoded: Encoded, logits: Logits) -> dict[str, float]:
         """Compare the answers with the references."""
-        from bench.tasks.qa import score_answers
+        from bench.tasks.answers import score_answers
 
-        assert isinstance(logits, tuple)
+        if not isinstance(logits, tuple):
+            raise TypeError("extractive QA is scored from a pair, the logits of starts and of ends")
         return score_answers(task, rows, encoded, *logits)
 
 
@@ -108,7 +109,8 @@ def auto_model_class(head: HeadName) -> Any:
 
 
 def _single(logits: Logits) -> NDArray[np.float32]:
-    assert not isinstance(logits, tuple)
+    if isinstance(logits, tuple):
+        raise TypeError("a pair of logits belongs to extractive QA")
     return logits
 
 

@@ -43,10 +43,16 @@ def encode_sequences(task: Task, rows: Dataset, tokenizer: Tokenizer, *, trainin
     tokens, types, lengths = [], [], []
     for start in range(0, len(rows), ROWS_AT_ONCE):
         columns = [texts(task, rows, name, start, start + ROWS_AT_ONCE) for name in task.text]
-        encodings = tokenizer.encode_batch_fast(columns[0] if len(columns) == 1 else list(zip(*columns, strict=True)))
+        encodings = tokenizer.encode_batch_fast(
+            columns[0] if len(columns) == 1 else list(zip(*columns, strict=True))
+        )
         lengths.append(np.array([len(encoding) for encoding in encodings], dtype=np.int32))
-        tokens.append(np.fromiter(chain.from_iterable(encoding.ids for encoding in encodings), dtype=np.int32))
-        types.append(np.fromiter(chain.from_iterable(encoding.type_ids for encoding in encodings), dtype=np.int8))
+        tokens.append(
+            np.fromiter(chain.from_iterable(encoding.ids for encoding in encodings), dtype=np.int32)
+        )
+        types.append(
+            np.fromiter(chain.from_iterable(encoding.type_ids for encoding in encodings), dtype=np.int8)
+        )
     arrays: Arrays = {
         "input_ids": np.concatenate(tokens),
         "token_type_ids": np.concatenate(types),
