@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import inspect
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
+from bench.data import model_inputs
 from bench.errors import UserError
 
 if TYPE_CHECKING:
@@ -113,6 +113,4 @@ def _multiply_adds(model: PreTrainedModel, length: int) -> int:
 def _one_sequence(model: PreTrainedModel, length: int) -> dict[str, Tensor]:
     """Return ``[1, length]`` inputs without padding; the count does not depend on the tokens."""
     ids = torch.zeros(1, length, dtype=torch.long, device=model.device)
-    inputs = {"input_ids": ids, "attention_mask": ids + 1, "token_type_ids": ids}
-    taken = inspect.signature(model.forward).parameters
-    return {name: tensor for name, tensor in inputs.items() if name in taken}
+    return model_inputs(model, {"input_ids": ids, "attention_mask": ids + 1, "token_type_ids": ids})

@@ -1,0 +1,195 @@
+"""The timed process: ``python -m bench.latency.worker FOLDER`` does one job and leaves.
+
+FOLDER holds ``job.json`` and ``batches.safetensors``; the answer is written to ``answer.json`` beside them. The clock
+sets the number of threads in the environment, before Python starts.
+"""
+
+from __future__ import annotations
+
+import gc
+import os
+import sys
+import threading
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+
+from bench.latency.interleave import describe, interleave, stopwatch_for
+from bench.latency.job import ANSWER, JOB, TEACHER, Answer, MemoryJob, Sample, TimeJob, read_batches
+from bench.latency.workloads import Inputs, Workload
+from bench.memory import peak_memory_bytes, reset_peak_memory
+from bench.registry import methods, runtimes
+from results.record import Repeat
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+    from bench.latency.job import Setting, Status, TimedModel
+    from bench.latency.runtimes import Run, Runtime
+    from bench.method import Method
+
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+CORES = Path("/sys/devices/system/cpu")
+
+
+def main(folder: Path) -> None:
+    """Do the job in a folder."""
+    threading.Thread(target=_leave_with_parent, daemon=True).start()
+    job = JOB.validate_json((folder / "job.json").read_bytes())
+    torch.set_num_threads(job.setting.threads)
+    torch.set_num_interop_threads(1)
+    batches = {
+        workload: [
+            {name: tensor.to(job.setting.device) for name, tensor in batch.items()} for batch in listed
+        ]
+        for workload, listed in read_batches(folder / "batches.safetensors").items()
+    }
+    answer = _time(job, batches) if isinstance(job, TimeJob) else _weigh(job, batches)
+    (folder / "answer.json").write_bytes(ANSWER.dump_json(answer))
+
+
+def _leave_with_parent() -> None:
+    """Wait, blocked, until the parent closes its end: an orphan must not go on loading the machine."""
+    os.read(sys.stdin.fileno(), 1)
+    os._exit(1)
+
+
+def _time(job: TimeJob, batches: dict[str, list[Inputs]]) -> Answer:
+    runtime = runtimes.get(job.setting.runtime)()
+    skip = runtime.supports(torch.device(job.setting.device))
+    if skip is not None:
+        return Answer(tuple(Sample(*point, "skipped", skip.reason) for point in job.points))
+    baseline = _load(job.baseline, job.setting)
+    candidates = {model.id: _load(model, job.setting) for model in job.candidates}
+    samples: list[Sample] = []
+    for workload, listed in batches.items():
+        chosen = {name: loaded for name, loaded in candidates.items() if (name, workload) in job.points}
+        samples += _time_workload(Workload.parse(workload), listed, runtime, baseline, chosen, job)
+    return Answer(tuple(samples))
+
+
+@dataclass(frozen=True)
+class _Contender:
+    """The baseline or a candidate with its weights read."""
+
+    model: PreTrainedModel
+    method: Method | None
+
+
+@dataclass(frozen=True)
+class _Excuse:
+    """Why the baseline or a candidate is not timed."""
+
+    status: Status
+    reason: str
+
+
+def _load(model: TimedModel, setting: Setting) -> _Contender | _Excuse:
+    try:
+        if not model.folder.is_dir():
+            raise FileNotFoundError(f"there is no folder {model.folder}")
+        if model.method == TEACHER:
+            from bench.tasks.heads import auto_model_class
+
+            method, loaded = None, auto_model_class(setting.task.head).from_pretrained(model.folder)
+        else:
+            kind = methods.get(model.method)
+            method = kind(kind.Config(**model.config))
+            loaded = method.load(model.folder, setting.task)
+        return _Contender(loaded.to(setting.device, DTYPES[setting.dtype]).eval(), method)
+    except Exception as error:  # noqa: BLE001  a method's load may raise anything, and must not stop the others
+        return _Excuse("failed", f"cannot be loaded: {describe(error)}")
+
+
+def _prepare(
+    contender: _Contender | _Excuse, runtime: Runtime, workload: Workload, batches: list[Inputs]
+) -> Run | _Excuse:
+    if isinstance(contender, _Excuse):
+        return contender
+    longest = max(batch["input_ids"].shape[1] for batch in batches)
+    positions = getattr(contender.model.config, "max_position_embeddings", longest)
+    if longest > positions:  # on a GPU the attempt would take the whole process down
+        return _Excuse("skipped", f"has positions for {positions} tokens, the workload has {longest}")
+    try:
+        skip = contender.method.runs(runtime.name, workload) if contender.method is not None else None
+        return (
+            _Excuse("skipped", skip.reason) if skip is not None else runtime.prepare(contender.model, batches)
+        )
+    except Exception as error:  # noqa: BLE001  nor may its capture or compilation
+        return _Excuse("failed", f"cannot be prepared: {describe(error)}")
+
+
+def _time_workload(
+    workload: Workload,
+    batches: list[Inputs],
+    runtime: Runtime,
+    baseline: _Contender | _Excuse,
+    candidates: dict[str, _Contender | _Excuse],
+    job: TimeJob,
+) -> list[Sample]:
+    reference = _prepare(baseline, runtime, workload, batches)
+    if isinstance(reference, _Excuse):
+        reason = f"the baseline {reference.reason}"
+        return [Sample(name, workload.name, reference.status, reason) for name in candidates]
+    prepared = {name: _prepare(loaded, runtime, workload, batches) for name, loaded in candidates.items()}
+    runs = {name: run for name, run in prepared.items() if not isinstance(run, _Excuse)}
+    # every shape is met once before anything counts
+    warmup = max(job.warmup, len({batch["input_ids"].shape for batch in batches}))
+    gc.collect()
+    gc.freeze()
+    throttled, load = _throttle_count(), os.getloadavg()[0]
+    laps = interleave(
+        reference,
+        runs,
+        batches=len(batches),
+        rounds=warmup + job.rounds,
+        stopwatch=stopwatch_for(torch.device(job.setting.device)),
+    )
+    warnings = ("clock throttled",) if _throttle_count() > throttled else ()
+    load_average = (load, os.getloadavg()[0])
+    samples = [
+        Sample(name, workload.name, excuse.status, excuse.reason)
+        for name, excuse in prepared.items()
+        if isinstance(excuse, _Excuse)
+    ]
+    for name, lap in laps.items():
+        if lap.failure:
+            samples.append(Sample(name, workload.name, "failed", lap.failure))
+            continue
+        repeat = Repeat(
+            warmup=warmup,
+            baseline_ms=lap.baseline_ms,
+            candidate_ms=lap.candidate_ms,
+            load_average=load_average,
+        )
+        samples.append(Sample(name, workload.name, "done", repeat=repeat, warnings=warnings))
+    return samples
+
+
+def _throttle_count() -> int:
+    """Return how often a core was slowed down for its heat since the machine started; 0 where it does not say."""
+    return sum(int(file.read_text()) for file in CORES.glob("cpu[0-9]*/thermal_throttle/core_throttle_count"))
+
+
+def _weigh(job: MemoryJob, batches: dict[str, list[Inputs]]) -> Answer:
+    """Read the peak of each workload: from the loaded model on, the libraries' own pages included."""
+    device = torch.device(job.setting.device)
+    runtime = runtimes.get(job.setting.runtime)()
+    loaded = _load(job.model, job.setting)
+    peaks = {}
+    for workload in job.workloads:
+        run = _prepare(loaded, runtime, Workload.parse(workload), batches[workload])
+        if isinstance(run, _Excuse):
+            continue
+        gc.collect()
+        reset_peak_memory(device)
+        for index in range(len(batches[workload])):
+            run(index)
+        peaks[workload] = peak_memory_bytes(device)
+    return Answer(peak_memory_bytes=peaks)
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))
