@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from bench.errors import UserError
-from bench.tasks.heads import HEADS, Arrays
+from bench.tasks.heads import HEADS, Arrays, require_known_scores
 from bench.tasks.task import Task
 from results.record import digest
 
@@ -71,10 +71,10 @@ class Encoded:
         tensors["sizes"] = torch.from_numpy(lengths)
         return cls(lengths, arrays["rows"], arrays["ids"], arrays.get("spans"), tensors, pad_token_id)
 
-    @property
-    def excluded_rows(self) -> int:
-        """Number of rows left out of training."""
-        return len(self.ids) - len(np.unique(self.rows))
+    def excluded(self) -> list[str]:
+        """Return the ids of rows without a feature: those left out of training."""
+        ids: list[str] = np.delete(self.ids, self.rows).tolist()
+        return ids
 
     def targets(self, name: str) -> NDArray[Any] | None:
         """Return ``labels``, ``start_positions`` or ``end_positions`` of every feature, if there are any."""
@@ -129,19 +129,24 @@ def encode(
 
     Args:
         task: Names the columns, the head and the longest sequence.
-        rows: One split with the task's columns.
+        rows: One split, checked (``bench.rows``).
         tokenizer: A fast one; neither its padding nor its truncation matters, and it is left as it is.
         cache: Folder of encoded splits; None keeps this one in memory.
         key: Identity of the rows: fingerprint of the data and role of the split.
-        training: Rows must have labels; those whose answer is not in its context are left out.
+        training: Rows whose answer is not in its context are left out, with a warning.
 
     Raises:
-        UserError: Naming the row, for what cannot be encoded.
+        UserError: If the task asks for unknown scores, there are no rows to encode, or the tokenizer will not do.
     """
+    require_known_scores(task)
+    if len(rows) == 0:
+        raise UserError(f"task {task.name!r}: there are no rows to encode")
     plain, pad_token_id = _plain(tokenizer), _pad_token_id(tokenizer)
     head = HEADS[task.head]
     if cache is None:
-        return Encoded.from_arrays(head.encode(task, rows, plain, training=training), pad_token_id)
+        return _report(
+            task, Encoded.from_arrays(head.encode(task, rows, plain, training=training), pad_token_id)
+        )
     specification = task.model_dump(
         mode="json", include={"head", "text", "label", "id", "labels", "max_length"}
     )
@@ -154,7 +159,7 @@ def encode(
             arrays = _read(folder)
     if arrays is None:
         raise UserError(f"{folder} cannot be read back; is the disk sound?")
-    return Encoded.from_arrays(arrays, pad_token_id)
+    return _report(task, Encoded.from_arrays(arrays, pad_token_id))
 
 
 def model_inputs(model: PreTrainedModel, batch: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -167,6 +172,19 @@ def _send(indices: NDArray[np.int64], device: torch.device) -> Tensor:
     """Copy indices to the device without waiting for it."""
     chosen = torch.from_numpy(indices)
     return chosen.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else chosen.to(device)
+
+
+def _report(task: Task, encoded: Encoded) -> Encoded:
+    if excluded := encoded.excluded():
+        log.warning(
+            "task %s: %d of %d training rows are left out, no answer is in its context at its offset: %s%s",
+            task.name,
+            len(excluded),
+            len(encoded.ids),
+            ", ".join(excluded[:5]),
+            ", …" if len(excluded) > 5 else "",
+        )
+    return encoded
 
 
 def _plain(tokenizer: PreTrainedTokenizerBase) -> Tokenizer:

@@ -66,22 +66,34 @@ def score(task: Task, rows: Dataset, encoded: Encoded, logits: Logits) -> dict[s
     return HEADS[task.head].score(task, rows, encoded, logits)
 
 
-def save_predictions(path: Path, encoded: Mapping[str, Encoded], logits: Mapping[str, Logits]) -> None:
+def row_scores(task: Task, rows: Dataset, encoded: Encoded, logits: Logits) -> dict[str, NDArray[Any]]:
+    """Compute scores of single rows ``[rows]`` that labels and logits do not tell: those of extractive QA."""
+    return HEADS[task.head].row_scores(task, rows, encoded, logits)
+
+
+def save_predictions(
+    path: Path,
+    encoded: Mapping[str, Encoded],
+    logits: Mapping[str, Logits],
+    row_scores: Mapping[str, Mapping[str, NDArray[Any]]] | None = None,
+) -> None:
     """Keep the logits of a cell's evaluation splits: Parquet, half precision, row ids, no text.
 
     One line a row, with columns ``split`` (its role), ``row_id`` and, for classification and regression, ``label``
     (where there is one) and ``logits`` (a list); for extractive QA ``start_logits`` and ``end_logits`` (a list for each
-    of the row's features, without padding).
+    of the row's features, without padding). Row scores stand in columns of their names.
 
     Args:
         path: The file; it appears whole or not at all.
         encoded: Role -> split; roles without logits are passed over.
         logits: Role -> what ``predict`` returned.
+        row_scores: Role -> what ``row_scores`` returned.
     """
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    tables = [_table(role, encoded[role], values) for role, values in logits.items()]
+    scores = row_scores or {}
+    tables = [_table(role, encoded[role], values, scores.get(role, {})) for role, values in logits.items()]
     sink = pa.BufferOutputStream()
     pq.write_table(pa.concat_tables(tables), sink, compression="zstd")
     write_atomically(path, sink.getvalue().to_pybytes())
@@ -159,7 +171,7 @@ def _require_finite(encoded: Encoded, finite: NDArray[np.bool_]) -> None:
         )
 
 
-def _table(role: str, encoded: Encoded, logits: Logits) -> pa.Table:
+def _table(role: str, encoded: Encoded, logits: Logits, scores: Mapping[str, NDArray[Any]]) -> pa.Table:
     import pyarrow as pa
 
     ids = encoded.ids.tolist()
@@ -173,7 +185,7 @@ def _table(role: str, encoded: Encoded, logits: Logits) -> pa.Table:
         labels = encoded.targets("labels")
         columns["label"] = pa.nulls(len(ids)) if labels is None else pa.array(labels)
         columns["logits"] = pa.FixedSizeListArray.from_arrays(_half(logits).ravel(), logits.shape[1])
-    return pa.table(columns)
+    return pa.table(columns | {name: values.astype(np.float32) for name, values in scores.items()})
 
 
 def _nested(encoded: Encoded, logits: NDArray[np.float32]) -> pa.ListArray:

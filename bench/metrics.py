@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 import string
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -112,14 +112,6 @@ def best_threshold(answered: Values, abstained: Values, null_difference: Values)
     )  # rows of one difference are answered together
     best = int(np.where(possible, gains, -np.inf).argmax())
     return float(np.mean(abstained) + gains[best] / len(answered)), float(thresholds[best])
-
-
-CLASSIFICATION: dict[str, Callable[[Codes, Codes], float]] = {
-    "accuracy": accuracy,
-    "f1": f1,
-    "matthews": matthews,
-}
-REGRESSION: dict[str, Callable[[Values, Values], float]] = {"pearson": pearson, "spearman": spearman}
 
 
 _NO_PUNCTUATION = str.maketrans("", "", string.punctuation)

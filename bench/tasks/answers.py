@@ -9,14 +9,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bench.metrics import answer_exact_match, answer_f1, best_threshold
-from bench.tasks.columns import texts
-from bench.tasks.qa import read_answers
 from bench.tasks.task import Task
 
 if TYPE_CHECKING:
     from datasets import Dataset
 
     from bench.data import Encoded
+    from bench.tasks.heads import Logits
 
 LONGEST_ANSWER = 64  # tokens
 MEASURES = {"exact_match": answer_exact_match, "f1": answer_f1}
@@ -73,38 +72,69 @@ def best_spans(
     return Spans(begin, end, null - score[chosen])
 
 
-def score_answers(
-    task: Task, rows: Dataset, encoded: Encoded, start_logits: Floats, end_logits: Floats
-) -> dict[str, float]:
-    """Compute exact match and F1 of the answers, cut from the original text.
+@dataclass(frozen=True, eq=False)
+class Judgement:
+    """How good the answers to each question are, ``[rows]`` each; ``exact_match`` and ``f1`` by name.
 
-    A task with ``no_answer`` scores may abstain: where the null score is larger than the span's, the answer is empty.
-    ``best_exact_match`` and ``best_f1`` are those at the threshold of the null score difference that serves them best.
-    Scores of answerable or unanswerable rows are left out where a split has none.
+    Attributes:
+        answered: Score of the best span.
+        abstained: Score of the empty answer.
+        null_difference: Score of having no answer minus score of the span, by the model.
+        answerable: Which questions have a reference answer.
+        may_abstain: Whether the empty answer is given where the null difference is above 0.
     """
-    if len(np.unique(encoded.rows)) != len(rows):
+
+    answered: dict[str, Floats]
+    abstained: dict[str, Floats]
+    null_difference: Floats
+    answerable: NDArray[np.bool_]
+    may_abstain: bool
+
+    def row_scores(self) -> dict[str, Floats]:
+        """Return exact match and F1 of every question, under the threshold 0 where abstaining is possible."""
+        if not self.may_abstain:
+            return self.answered
+        empty = self.null_difference > 0
+        return {name: np.where(empty, self.abstained[name], self.answered[name]) for name in self.answered}
+
+    def scores(self, task: Task) -> dict[str, float]:
+        """Return what the task asks for; scores of a kind of question that the split has none of are left out."""
+        found: dict[str, float] = {}
+        for name, values in self.row_scores().items():
+            found[name] = float(values.mean())
+            for kind, members in (("has_answer", self.answerable), ("no_answer", ~self.answerable)):
+                if members.any():
+                    found[f"{kind}_{name}"] = float(values[members].mean())
+            best, _ = best_threshold(self.answered[name], self.abstained[name], self.null_difference)
+            found[f"best_{name}"] = best
+        return {name: found[name] for name in task.scores if name in found}
+
+
+def judge(task: Task, rows: Dataset, encoded: Encoded, logits: Logits) -> Judgement:
+    """Cut the best spans out of the original contexts and compare them with the references.
+
+    A task with ``no_answer`` scores may abstain.
+    """
+    if not isinstance(logits, tuple) or len(np.unique(encoded.rows)) != len(rows):
         raise ValueError(
-            f"task {task.name!r}: {len(rows)} rows, features of {len(np.unique(encoded.rows))}; encode all"
+            f"task {task.name!r} is scored from two arrays of logits, with a feature for every row"
         )
-    spans = best_spans(encoded, start_logits, end_logits)
-    contexts = texts(task, rows, task.text[1])
+    spans = best_spans(encoded, *logits)
+    contexts = rows[task.text[1]][:]
     answers = [
         context[begin:end] for context, begin, end in zip(contexts, spans.begin, spans.end, strict=True)
     ]
-    references = [answer["text"] for answer in read_answers(task, rows)]
-    answerable = np.array([len(reference) > 0 for reference in references])
-    abstains = any(name.startswith("no_answer") for name in task.scores)
-    found: dict[str, float] = {}
-    for name, measure in MEASURES.items():
-        answered = np.array([measure(*pair) for pair in zip(answers, references, strict=True)])
-        abstained = np.array([measure("", reference) for reference in references])
-        values = np.where(spans.null_difference > 0, abstained, answered) if abstains else answered
-        found[name] = float(values.mean())
-        found[f"best_{name}"], _ = best_threshold(answered, abstained, spans.null_difference)
-        for kind, members in (("has_answer", answerable), ("no_answer", ~answerable)):
-            if members.any():
-                found[f"{kind}_{name}"] = float(values[members].mean())
-    return {name: found[name] for name in task.scores if name in found}
+    references = [answer["text"] for answer in rows[task.label][:]]
+    pairs = list(zip(answers, references, strict=True))
+    return Judgement(
+        answered={name: np.array([measure(*pair) for pair in pairs]) for name, measure in MEASURES.items()},
+        abstained={
+            name: np.array([measure("", given) for given in references]) for name, measure in MEASURES.items()
+        },
+        null_difference=spans.null_difference,
+        answerable=np.array([len(given) > 0 for given in references]),
+        may_abstain=any(name.startswith("no_answer") for name in task.scores),
+    )
 
 
 def _in_context(encoded: Encoded, logits: Floats) -> Floats:

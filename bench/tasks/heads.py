@@ -1,9 +1,10 @@
-"""The three behaviours of a task: how rows become features, which model it needs, how logits become scores."""
+"""The behaviours of a task: how rows become features, which model it needs, how logits become scores."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Protocol
 
+from bench.errors import unknown
 from bench.tasks.task import HeadName, Task
 
 if TYPE_CHECKING:
@@ -29,55 +30,64 @@ class Head(Protocol):
 
     auto_class: str
 
+    def scores(self, task: Task) -> tuple[str, ...]:
+        """Return the names of the scores that the task may ask for."""
+
     def encode(self, task: Task, rows: Dataset, tokenizer: Tokenizer, *, training: bool) -> Arrays:
-        """Tokenise rows into flat arrays."""
+        """Tokenise checked rows into flat arrays."""
 
     def score(self, task: Task, rows: Dataset, encoded: Encoded, logits: Logits) -> dict[str, float]:
         """Compute the task's scores from the logits of every feature."""
 
-
-class Classification:
-    """Choose the class with the largest logit."""
-
-    auto_class = "AutoModelForSequenceClassification"
-
-    def encode(self, task: Task, rows: Dataset, tokenizer: Tokenizer, *, training: bool) -> Arrays:
-        """Tokenise rows, one feature a row."""
-        from bench.tasks.sequences import encode_sequences
-
-        return encode_sequences(task, rows, tokenizer, training=training)
-
-    def score(self, task: Task, rows: Dataset, encoded: Encoded, logits: Logits) -> dict[str, float]:
-        """Compare the predicted codes with the labels."""
-        from bench.metrics import CLASSIFICATION
-
-        predictions = _single(logits).argmax(axis=1)
-        return {name: CLASSIFICATION[name](predictions, _labels(task, encoded)) for name in task.scores}
+    def row_scores(
+        self, task: Task, rows: Dataset, encoded: Encoded, logits: Logits
+    ) -> dict[str, NDArray[Any]]:
+        """Compute scores of single rows ``[rows]`` that labels and logits alone do not tell."""
 
 
-class Regression:
-    """Take the one logit as the value."""
+class SequenceHead:
+    """Classification and regression: one feature and one prediction a row."""
 
     auto_class = "AutoModelForSequenceClassification"
 
+    def scores(self, task: Task) -> tuple[str, ...]:
+        """Return correlations of values, or agreements of codes; F1 needs exactly two classes."""
+        if task.head == "regression":
+            return ("pearson", "spearman")
+        return ("accuracy", "matthews", "f1") if task.num_labels == 2 else ("accuracy", "matthews")
+
     def encode(self, task: Task, rows: Dataset, tokenizer: Tokenizer, *, training: bool) -> Arrays:
-        """Tokenise rows, one feature a row."""
+        """Tokenise one or two texts a row."""
         from bench.tasks.sequences import encode_sequences
 
-        return encode_sequences(task, rows, tokenizer, training=training)
+        return encode_sequences(task, rows, tokenizer)
 
     def score(self, task: Task, rows: Dataset, encoded: Encoded, logits: Logits) -> dict[str, float]:
-        """Correlate the predicted values with the labels."""
-        from bench.metrics import REGRESSION
+        """Compare the most likely classes, or the values, with the labels."""
+        from bench import metrics
 
-        predictions = _single(logits)[:, 0]
-        return {name: REGRESSION[name](predictions, _labels(task, encoded)) for name in task.scores}
+        labels = encoded.targets("labels")
+        if isinstance(logits, tuple) or labels is None:
+            raise ValueError(f"task {task.name!r} is scored from one array of logits, on rows with labels")
+        predictions = logits[:, 0] if task.head == "regression" else logits.argmax(axis=1)
+        return {name: getattr(metrics, name)(predictions, labels) for name in task.scores}
+
+    def row_scores(
+        self, task: Task, rows: Dataset, encoded: Encoded, logits: Logits
+    ) -> dict[str, NDArray[Any]]:
+        """Return none."""
+        return {}
 
 
-class ExtractiveQA:
-    """Cut the best span out of the context."""
+class SpanHead:
+    """Extractive QA: one or more features a row; the best span of the context is the answer."""
 
     auto_class = "AutoModelForQuestionAnswering"
+
+    def scores(self, task: Task) -> tuple[str, ...]:
+        """Return exact match and F1, of all, answerable and unanswerable questions, and at the best threshold."""
+        kinds = ("", "has_answer_", "no_answer_", "best_")
+        return tuple(kind + name for kind in kinds for name in ("exact_match", "f1"))
 
     def encode(self, task: Task, rows: Dataset, tokenizer: Tokenizer, *, training: bool) -> Arrays:
         """Tokenise rows, long contexts into several overlapping features."""
@@ -87,17 +97,23 @@ class ExtractiveQA:
 
     def score(self, task: Task, rows: Dataset, encoded: Encoded, logits: Logits) -> dict[str, float]:
         """Compare the answers with the references."""
-        from bench.tasks.answers import score_answers
+        from bench.tasks.answers import judge
 
-        if not isinstance(logits, tuple):
-            raise TypeError("extractive QA is scored from a pair, the logits of starts and of ends")
-        return score_answers(task, rows, encoded, *logits)
+        return judge(task, rows, encoded, logits).scores(task)
+
+    def row_scores(
+        self, task: Task, rows: Dataset, encoded: Encoded, logits: Logits
+    ) -> dict[str, NDArray[Any]]:
+        """Return exact match and F1 of every question."""
+        from bench.tasks.answers import judge
+
+        return judge(task, rows, encoded, logits).row_scores()
 
 
 HEADS: dict[HeadName, Head] = {
-    "classification": Classification(),
-    "regression": Regression(),
-    "extractive-qa": ExtractiveQA(),
+    "classification": SequenceHead(),
+    "regression": SequenceHead(),
+    "extractive-qa": SpanHead(),
 }
 
 
@@ -108,14 +124,9 @@ def auto_model_class(head: HeadName) -> Any:
     return getattr(transformers, HEADS[head].auto_class)
 
 
-def _single(logits: Logits) -> NDArray[np.float32]:
-    if isinstance(logits, tuple):
-        raise TypeError("a pair of logits belongs to extractive QA")
-    return logits
-
-
-def _labels(task: Task, encoded: Encoded) -> NDArray[Any]:
-    labels = encoded.targets("labels")
-    if labels is None:
-        raise ValueError(f"the rows of task {task.name!r} have no labels to score against")
-    return labels
+def require_known_scores(task: Task) -> None:
+    """Raise a UserError for the first score of the task that its head does not have."""
+    known = HEADS[task.head].scores(task)
+    for name in task.scores:
+        if name not in known:
+            raise unknown("score", name, known, where=f"task {task.name!r}")

@@ -8,13 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
 from bench.errors import UserError
-from bench.tasks.columns import require_columns, row_ids, texts
+from bench.tasks.sequences import row_ids
 from bench.tasks.task import Task
 
 if TYPE_CHECKING:
@@ -28,6 +28,14 @@ UNANSWERABLE = (-1, -1)  # lies in no window
 TEXTS_AT_ONCE = 4096
 
 Ints = NDArray[np.int32]
+
+
+@dataclass(frozen=True, eq=False)
+class _Tokens:
+    """Tokens of one text ``[tokens]`` and the first and one past the last character of each ``[tokens, 2]``."""
+
+    ids: Ints
+    spans: Ints
 
 
 @dataclass(frozen=True, eq=False)
@@ -57,89 +65,71 @@ def encode_windows(task: Task, rows: Dataset, tokenizer: Tokenizer, *, training:
 
     Args:
         task: Names the columns and the length of a window with its question.
-        rows: One split.
+        rows: One split, checked (``bench.rows``).
         tokenizer: Without padding or truncation of its own.
-        training: Find the positions of the answers; a row whose answers are not in its context gets no feature.
+        training: Find where the answers are; a row with none of them in its context gets no feature.
 
     Returns:
         ``input_ids`` and ``token_type_ids`` ``[tokens]``, ``spans`` ``[tokens, 2]``, ``lengths`` and ``rows``
-        ``[features]``, ``ids`` ``[rows]``; for training ``start_positions`` and ``end_positions`` ``[features]``: tokens
-        of the feature, 0 (``[CLS]``) where it does not hold the answer.
-    """
-    question_column, context_column = task.text
-    require_columns(task, rows, (*task.text, task.label) if training else task.text)
-    contexts = texts(task, rows, context_column)
-    encoded_contexts = _tokenize(tokenizer, contexts)
-    questions = _tokenize(tokenizer, texts(task, rows, question_column))
-    golds = _golds(task, rows, contexts, encoded_contexts) if training else [UNANSWERABLE] * len(rows)
-    layout = _Layout.of(tokenizer)
-    space = task.max_length - len(layout.before) - len(layout.between) - len(layout.after)
-    tokens, spans = [], []
-    features = []  # row, tokens before the window, tokens from its first on, start position, end position
-    no_spans = np.zeros((task.max_length, 2), dtype=np.int32)
-    for row, ((question, _), (context, covered), gold) in enumerate(
-        zip(questions, encoded_contexts, golds, strict=True)
-    ):
-        if gold is None:
-            continue
-        asked = question[: space // 2]
-        head = np.concatenate([layout.before, asked, layout.between])
-        for start, stop in _windows(len(context), space - len(asked)):
-            tokens += [head, context[start:stop], layout.after]
-            spans += [no_spans[: len(head)], covered[start:stop], no_spans[: len(layout.after)]]
-            shift = len(head) - start
-            first, last = (
-                (position + shift for position in gold) if start <= gold[0] and gold[1] < stop else (0, 0)
-            )
-            features.append((row, len(head), stop - start + len(layout.after), first, last))
-    table = np.array(features, dtype=np.int32).reshape(-1, 5)
-    arrays: Arrays = {
-        "input_ids": np.concatenate(tokens),
-        "token_type_ids": np.repeat(np.tile(np.int8(layout.types), len(table)), table[:, 1:3].ravel()),
-        "spans": np.concatenate(spans),
-        "lengths": table[:, 1] + table[:, 2],
-        "rows": table[:, 0].copy(),
-        "ids": row_ids(task, rows),
-    }
-    targets: Arrays = {
-        "start_positions": table[:, 3].astype(np.int64),
-        "end_positions": table[:, 4].astype(np.int64),
-    }
-    return arrays | targets if training else arrays
-
-
-def read_answers(task: Task, rows: Dataset) -> list[dict[str, list[Any]]]:
-    """Return the reference answers of every row: ``text`` and ``answer_start``, empty lists if it is unanswerable.
+        ``[features]``, ``ids`` ``[rows]``; for training ``start_positions`` and ``end_positions`` ``[features]``:
+        tokens of the feature, 0 (``[CLS]``) where it does not hold the answer.
 
     Raises:
-        UserError: Naming the first row that does not hold them.
+        UserError: If no row has an answer in its context.
     """
-    require_columns(task, rows, [task.label])
-    answers: list[Any] = rows.select_columns([task.label])[:][task.label]
-    for row, answer in enumerate(answers):
-        if not isinstance(answer, dict) or not _is_sound(answer.get("text"), answer.get("answer_start")):
-            raise UserError(
-                f"task {task.name!r}: row {row}, column {task.label!r} needs lists 'text' and 'answer_start'"
-            )
-    return answers
+    question_column, context_column = task.text
+    questions = _tokenize(tokenizer, rows[question_column][:])
+    contexts = _tokenize(tokenizer, rows[context_column][:])
+    golds = _golds(task, rows, contexts) if training else [UNANSWERABLE] * len(rows)
+    layout = _Layout.of(tokenizer)
+    space = task.max_length - len(layout.before) - len(layout.between) - len(layout.after)
+    none = np.zeros((task.max_length, 2), dtype=np.int32)
+    tokens, spans = [], []
+    features: list[
+        tuple[int, ...]
+    ] = []  # row, tokens before the window, tokens from there on, start and end position
+    for row, (question, context, gold) in enumerate(zip(questions, contexts, golds, strict=True)):
+        if gold is None:
+            continue
+        asked = question.ids[: space // 2]
+        head = np.concatenate([layout.before, asked, layout.between])
+        for start, stop in _windows(len(context.ids), space - len(asked)):
+            tokens += [head, context.ids[start:stop], layout.after]
+            spans += [none[: len(head)], context.spans[start:stop], none[: len(layout.after)]]
+            inside = start <= gold[0] and gold[1] < stop
+            positions = [token - start + len(head) for token in gold] if inside else [0, 0]
+            features.append((row, len(head), stop - start + len(layout.after), *positions))
+    if not features:
+        raise UserError(
+            f"task {task.name!r}: no training row has an answer that is in its context at its offset"
+        )
+    row_of, before, onward, first, last = np.array(features, dtype=np.int32).T
+    arrays: Arrays = {
+        "input_ids": np.concatenate(tokens),
+        "token_type_ids": np.repeat(
+            np.tile(np.array(layout.types, dtype=np.int8), len(features)),
+            np.stack([before, onward], axis=1).ravel(),
+        ),
+        "spans": np.concatenate(spans),
+        "lengths": before + onward,
+        "rows": row_of.copy(),
+        "ids": row_ids(task, rows),
+    }
+    if training:
+        arrays |= {"start_positions": first.astype(np.int64), "end_positions": last.astype(np.int64)}
+    return arrays
 
 
-def _is_sound(found: Any, starts: Any) -> bool:
-    if not isinstance(found, list) or not isinstance(starts, list) or len(found) != len(starts):
-        return False
-    return all(isinstance(text, str) for text in found) and all(isinstance(start, int) for start in starts)
-
-
-def _tokenize(tokenizer: Tokenizer, values: Sequence[str]) -> list[tuple[Ints, Ints]]:
-    """Return the tokens of each text and the characters that they cover; repeated texts are tokenised once."""
-    known: dict[str, tuple[Ints, Ints]] = {}
-    distinct = list(dict.fromkeys(values))
+def _tokenize(tokenizer: Tokenizer, texts: Sequence[str]) -> list[_Tokens]:
+    """Tokenise each text without special tokens; repeated texts are tokenised once."""
+    known: dict[str, _Tokens] = {}
+    distinct = list(dict.fromkeys(texts))
     for start in range(0, len(distinct), TEXTS_AT_ONCE):
         part = distinct[start : start + TEXTS_AT_ONCE]
         for text, encoding in zip(part, tokenizer.encode_batch(part, add_special_tokens=False), strict=True):
             spans = np.array(encoding.offsets, dtype=np.int32).reshape(-1, 2)
-            known[text] = np.array(encoding.ids, dtype=np.int32), spans
-    return [known[text] for text in values]
+            known[text] = _Tokens(np.array(encoding.ids, dtype=np.int32), spans)
+    return [known[text] for text in texts]
 
 
 def _windows(tokens: int, room: int) -> Iterator[tuple[int, int]]:
@@ -152,26 +142,22 @@ def _windows(tokens: int, room: int) -> Iterator[tuple[int, int]]:
     yield start, tokens
 
 
-def _golds(
-    task: Task, rows: Dataset, contexts: list[str], encoded: list[tuple[Ints, Ints]]
-) -> list[tuple[int, int] | None]:
+def _golds(task: Task, rows: Dataset, contexts: list[_Tokens]) -> list[tuple[int, int] | None]:
     """Return the first and last token of each row's answer; None where it is not in the context at its offset."""
-    answers = read_answers(task, rows)
     return [
-        _gold(context, spans, zip(answer["text"], answer["answer_start"], strict=True))
-        if answer["text"]
-        else UNANSWERABLE
-        for context, (_, spans), answer in zip(contexts, encoded, answers, strict=True)
+        _gold(text, tokens.spans, answers["text"], answers["answer_start"])
+        for text, tokens, answers in zip(rows[task.text[1]][:], contexts, rows[task.label][:], strict=True)
     ]
 
 
-def _gold(context: str, spans: Ints, answers: Iterator[tuple[str, int]]) -> tuple[int, int] | None:
+def _gold(context: str, spans: Ints, answers: list[str], starts: list[int]) -> tuple[int, int] | None:
     """Find the tokens that touch the first answer that is where it says it is."""
-    for text, start in answers:
-        stop = start + len(text)
-        if text and start >= 0 and context[start:stop] == text:
-            first = int(np.searchsorted(spans[:, 1], start, side="right"))
-            last = int(np.searchsorted(spans[:, 0], stop, side="left")) - 1
-            if first <= last:
-                return first, last
+    if not answers:
+        return UNANSWERABLE
+    for answer, start in zip(answers, starts, strict=True):
+        stop = start + len(answer)
+        first = int(np.searchsorted(spans[:, 1], start, side="right"))
+        last = int(np.searchsorted(spans[:, 0], stop, side="left")) - 1
+        if start >= 0 and context[start:stop] == answer and first <= last:
+            return first, last
     return None

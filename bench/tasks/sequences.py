@@ -6,9 +6,8 @@ from itertools import chain
 from typing import TYPE_CHECKING
 
 import numpy as np
+from numpy.typing import NDArray
 
-from bench.errors import UserError
-from bench.tasks.columns import labels, require_columns, row_ids, texts
 from bench.tasks.task import Task
 
 if TYPE_CHECKING:
@@ -20,29 +19,26 @@ if TYPE_CHECKING:
 ROWS_AT_ONCE = 8192
 
 
-def encode_sequences(task: Task, rows: Dataset, tokenizer: Tokenizer, *, training: bool) -> Arrays:
+def encode_sequences(task: Task, rows: Dataset, tokenizer: Tokenizer) -> Arrays:
     """Tokenise every row and lay the tokens end to end.
 
     Of a pair that is too long, the longer text gives way, token by token.
 
     Args:
         task: Names the columns and the longest sequence.
-        rows: One split.
+        rows: One split, checked (``bench.rows``).
         tokenizer: Without padding or truncation of its own.
-        training: Rows without labels are refused.
 
     Returns:
         ``input_ids`` and ``token_type_ids`` ``[tokens]``, ``lengths`` and ``rows`` ``[features]``, ``ids`` ``[rows]``,
         and ``labels`` ``[features]`` where there are any.
     """
-    require_columns(task, rows, task.text)
-    targets = labels(task, rows)
-    if training and targets is None:
-        raise UserError(f"task {task.name!r}: the training rows have no labels in column {task.label!r}")
     tokenizer.enable_truncation(task.max_length, strategy="longest_first")
+    texts = rows.select_columns(list(task.text))
     tokens, types, lengths = [], [], []
     for start in range(0, len(rows), ROWS_AT_ONCE):
-        columns = [texts(task, rows, name, start, start + ROWS_AT_ONCE) for name in task.text]
+        part = texts[start : start + ROWS_AT_ONCE]
+        columns = [part[name] for name in task.text]
         encodings = tokenizer.encode_batch_fast(
             columns[0] if len(columns) == 1 else list(zip(*columns, strict=True))
         )
@@ -60,4 +56,13 @@ def encode_sequences(task: Task, rows: Dataset, tokenizer: Tokenizer, *, trainin
         "rows": np.arange(len(rows), dtype=np.int32),
         "ids": row_ids(task, rows),
     }
-    return arrays if targets is None else arrays | {"labels": targets}
+    if task.label in rows.column_names:
+        arrays["labels"] = np.array(
+            rows[task.label][:], dtype=np.float32 if task.head == "regression" else np.int64
+        )
+    return arrays
+
+
+def row_ids(task: Task, rows: Dataset) -> NDArray[np.str_]:
+    """Return the id of each row, the row number where the task has no id column."""
+    return np.array(range(len(rows)) if task.id is None else rows[task.id][:]).astype(np.str_)
