@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 from reports import captions
+from reports.comparisons import compare
 from reports.entries import Column, ColumnEntry, Entry, blank, percent, quantity
-from reports.outcomes import Outcome, evaluation_splits, labels, outcomes, tasks
+from reports.outcomes import Outcome, evaluation_splits, labels, main_score, outcomes, tasks
 from reports.statistics import mean_interval
 from reports.timings import headline, speedup_entry
 from results.frame import Frame
@@ -16,13 +18,12 @@ def score_columns(frame: Frame) -> list[Column]:
     """Draw the main score of every task and evaluation split."""
     columns = []
     for task in tasks(frame):
-        score = _main_score(frame, task)
         for split in evaluation_splits(frame, task):
             suffix = "" if split == "validation" else f" ({split.removeprefix('validation_')})"
+            tied = compare(frame, task, split).tied
             found = outcomes(frame, task, split=split)
-            columns.append(
-                Column(f"{task} {score}{suffix}", {name: one.entry() for name, one in found.items()})
-            )
+            entries = {label: replace(one.entry(), marked=label in tied) for label, one in found.items()}
+            columns.append(Column(f"{task} {main_score(frame, task)}{suffix}", entries))
     return columns
 
 
@@ -70,10 +71,6 @@ def size(column: str, heading: str, unit: float) -> Callable[[Frame], list[Colum
         return [Column(heading, shown)]
 
     return draw
-
-
-def _main_score(frame: Frame, task: str) -> str:
-    return str(frame.cells.loc[frame.cells["task"] == task, "main_score"].iloc[0])
 
 
 def _multiply_adds(frame: Frame) -> list[Column]:

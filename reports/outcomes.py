@@ -61,6 +61,11 @@ def teacher_label(frame: Frame) -> str | None:
     return str(found[0]) if len(found) else None
 
 
+def main_score(frame: Frame, task: str) -> str:
+    """Return the name of the score that ranks on a task."""
+    return str(frame.cells.loc[frame.cells["task"] == task, "main_score"].iloc[0])
+
+
 def evaluation_splits(frame: Frame, task: str) -> list[str]:
     """Return the splits on which the task was scored, ``validation`` first."""
     ids = frame.cells.loc[frame.cells["task"] == task, "cell_id"]
@@ -71,7 +76,7 @@ def evaluation_splits(frame: Frame, task: str) -> list[str]:
 def scores_of(frame: Frame, task: str) -> list[str]:
     """Return the scores of a task, the main one first."""
     cells = frame.cells[frame.cells["task"] == task]
-    main = str(cells["main_score"].iloc[0])
+    main = main_score(frame, task)
     found = frame.scores.loc[frame.scores["cell_id"].isin(cells["cell_id"]), "score"].unique()
     return sorted({main, *found}, key=lambda score: (score != main, score))
 
@@ -81,7 +86,7 @@ def outcomes(
 ) -> dict[str, Outcome]:
     """Collect every method's scores on one split of a task; without ``score``, its main score."""
     cells = frame.cells[frame.cells["task"] == task]
-    score = score or str(cells["main_score"].iloc[0])
+    score = score or main_score(frame, task)
     scores = frame.scores[(frame.scores["split"] == split) & (frame.scores["score"] == score)]
     values = scores.set_index("cell_id")["value"]
     cells = cells.assign(value=cells["cell_id"].map(values))

@@ -25,9 +25,11 @@ MARK = "report.md"
 
 def comparison_table(frame: Frame, registry: Sequence[ColumnEntry] = MAIN) -> pd.DataFrame:
     """Return the main table as texts, a row a method: what a terminal shows."""
-    columns = {column.heading: column.entries for column, _ in draw(frame, registry)}
-    rows = {label: [entries[label].text for entries in columns.values()] for label in labels(frame)}
-    return pd.DataFrame.from_dict(rows, orient="index", columns=list(columns)).rename_axis("method")
+    names = labels(frame)
+    columns = {
+        column.heading: [column.entries[name].text for name in names] for column, _ in draw(frame, registry)
+    }
+    return pd.DataFrame({"method": names, **columns})
 
 
 def write(

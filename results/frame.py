@@ -24,9 +24,9 @@ if TYPE_CHECKING:
 TEACHER = "teacher"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Frame:
-    """The records of a run; ``results.columns`` describes the columns.
+    """The records of a run; ``results.columns`` describes the columns. Two frames are equal only if they are one.
 
     Raises:
         ValueError: Where a column is missing, a cell stands twice, a (task, seed) has two teachers, or a finished cell

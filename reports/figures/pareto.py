@@ -9,7 +9,7 @@ from typing import Any
 from matplotlib.figure import Figure
 
 from reports.figures.style import GRID, INK, Mark, marks, panels
-from reports.outcomes import outcomes, tasks, teacher_label
+from reports.outcomes import main_score, outcomes, tasks, teacher_label
 from reports.statistics import Estimate, mean_interval
 from reports.timings import headline, speedup
 from results.frame import Frame
@@ -68,7 +68,7 @@ def draw(frame: Frame) -> Figure | None:
     for axis, (task, points) in zip(axes, by_task.items(), strict=True):
         _panel(axis, points, styles)
         axis.set_title(task)
-        axis.set_ylabel(f"{_main_score(frame, task)} × 100")
+        axis.set_ylabel(f"{main_score(frame, task)} × 100")
         axis.set_xlabel("time relative to the teacher")
     shown = list(dict.fromkeys(point.label for points in by_task.values() for point in points))
     handles = {
@@ -127,7 +127,3 @@ def _bars(estimate: Estimate) -> list[list[float]] | None:
 def _inverse(ratio: Estimate) -> Estimate:
     low, high = ratio.low or ratio.mean, ratio.high or ratio.mean
     return Estimate(1 / ratio.mean, 1 / high, 1 / low, ratio.n)
-
-
-def _main_score(frame: Frame, task: str) -> str:
-    return str(frame.cells.loc[frame.cells["task"] == task, "main_score"].iloc[0])
