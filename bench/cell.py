@@ -206,13 +206,15 @@ def _encode(
     if rows.fingerprint != job.identity.data:
         raise UserError(f"the rows of task {job.task.name!r} changed while the matrix was running")
     roles = ("train", *job.task.evaluation_splits)
-    return {
-        role: encode(
-            job.task, rows.splits[role], tokenizer, cache=job.cache, key=f"{rows.fingerprint}-{role}"
-        ).to(device)
-        for role in roles
-        if role in rows.splits
-    }
+    return {role: encode_split(job.task, rows, role, tokenizer, job.cache).to(device) for role in roles}
+
+
+def encode_split(
+    task: Task, rows: Rows, role: str, tokenizer: PreTrainedTokenizerBase, cache: Path
+) -> Encoded:
+    """Tokenise one split of a task, or read it from the cache that all cells share."""
+    key = f"{rows.fingerprint}-{role}"
+    return encode(task, rows.splits[role], tokenizer, cache=cache, key=key, training=role == "train")
 
 
 def _literals(method: Method | None, job: Job) -> dict[str, str]:

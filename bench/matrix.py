@@ -24,6 +24,7 @@ from bench.validation import validated
 from results.record import Budget
 
 _CHOICE = re.compile(r"^(?P<name>[^\[\]]+?)(\[(?P<options>.*)\])?$", re.DOTALL)
+_EXPONENT = re.compile(r"^[-+]?\d+(\.\d*)?[eE][-+]?\d+$")
 
 
 def parse_choice(text: str) -> dict[str, Any]:
@@ -40,8 +41,14 @@ def parse_choice(text: str) -> dict[str, Any]:
         key, equals, value = part.partition("=")
         if not equals or not key.strip():
             raise UserError(f"cannot read {part!r} in {text!r}; write name[key=value,key=value]")
-        options[key.strip()] = yaml.safe_load(value)
+        options[key.strip()] = _scalar(value)
     return {match["name"].strip(): options}
+
+
+def _scalar(text: str) -> Any:
+    """Read a YAML scalar, and 1e-4 as the number that people mean and YAML 1.1 does not see."""
+    value = yaml.safe_load(text)
+    return float(value) if isinstance(value, str) and _EXPONENT.match(value) else value
 
 
 def _as_choice(value: Any) -> Any:

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from bench import assets, checkpoints
-from bench.cell import TEACHER, Job
-from bench.data import Encoded, encode
+from bench.cell import TEACHER, Job, encode_split
+from bench.data import Encoded
 from bench.errors import UserError
 from bench.matrix import CellPlan, Matrix, cells, load_matrix
 from bench.registry import methods
@@ -73,6 +73,7 @@ class Survey:
         self.folder = folder
         self.plans = cells(matrix)
         self.data = Path(matrix.data).expanduser() if matrix.data else None
+        self.cache = assets.cache_folder() / "tokenised"
         self.checkpoint = checkpoints.resolve(matrix.teacher)
         self.device, self.precision = choose_device(matrix.precision)
         self.rows = {plan.task.name: self._load(plan.task) for plan in one_each(self.plans)}
@@ -94,8 +95,7 @@ class Survey:
         """Return a task's tokenised split, as its cells see it."""
         rows = self.rows[task.name]
         tokenizer = checkpoints.load_tokenizer(self.checkpoint)
-        key = f"{rows.fingerprint}-{role}"
-        return encode(task, rows.splits[role], tokenizer, cache=assets.cache_folder() / "tokenised", key=key)
+        return encode_split(task, rows, role, tokenizer, self.cache)
 
     def _student(self, plan: CellPlan, teacher: Cell) -> Cell:
         record = teacher.record
@@ -137,7 +137,7 @@ class Survey:
             teacher_id=teacher_id,
             folder=self.folder.path.resolve(),
             data=self.data,
-            cache=assets.cache_folder() / "tokenised",
+            cache=self.cache,
             device=self.device,
             threads=self.matrix.executor.threads,
         )

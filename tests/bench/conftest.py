@@ -1,0 +1,31 @@
+"""A tokenised split and a tiny BERT for tests of the loop."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+
+@pytest.fixture
+def tiny_rows(tiny_checkpoint: Path, tiny_task: Path):
+    """The tiny task's training rows as tokens."""
+    from bench import checkpoints
+    from bench.data import encode
+    from bench.sources import load_rows
+    from bench.tasks import catalog
+
+    task = catalog.find(str(tiny_task))
+    rows = load_rows(task, data=None, limit=None)
+    tokenizer = checkpoints.load_tokenizer(checkpoints.resolve(str(tiny_checkpoint)))
+    return encode(task, rows.splits["train"], tokenizer, cache=None, key="train", training=True)
+
+
+@pytest.fixture
+def tiny_model(tiny_checkpoint: Path, tiny_task: Path):
+    """A fresh classifier on the tiny checkpoint, the same at every call."""
+    from bench import checkpoints
+    from bench.tasks import catalog
+
+    task = catalog.find(str(tiny_task))
+    return lambda: checkpoints.load_model(checkpoints.resolve(str(tiny_checkpoint)), task, seed=0)
