@@ -22,7 +22,8 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-out_console = Console(soft_wrap=True)
+PIPE_WIDTH = 200  # nothing is cut off where no terminal says how wide it is
+out_console = Console(soft_wrap=True, width=None if sys.stdout.isatty() else PIPE_WIDTH)
 error_console = Console(stderr=True, soft_wrap=True)
 
 RunOption = Annotated[Path, typer.Argument(help="Run folder.")]

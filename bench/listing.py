@@ -171,7 +171,9 @@ def _type_name(annotation: Any) -> str:
 def _table(
     columns: Sequence[str], rows: Sequence[Sequence[str]], search: str = "", title: str | None = None
 ) -> RenderableType:
-    shown = Table(*columns, box=box.SIMPLE_HEAD, title=title, title_justify="left", pad_edge=False)
+    shown = Table(box=box.SIMPLE_HEAD, title=title, title_justify="left", pad_edge=False)
+    for column in columns:
+        shown.add_column(column, overflow="fold")
     for row in rows:
         if search.lower() in " ".join(row).lower():
             shown.add_row(*map(escape, row))

@@ -60,11 +60,17 @@ def test_the_matrix_is_multiplied_out_in_the_order_listed(tmp_path):
 
 def test_a_method_listed_twice_is_told_apart_by_its_knobs(tmp_path):
     file = write(tmp_path, methods=["finetune[layers=1]", "finetune[layers=2]", "distilbert"])
-    assert [plan.label for plan in cells(load_matrix(file))] == ["finetune[layers=1]", "finetune[layers=2]", "distilbert"]
+    assert [plan.label for plan in cells(load_matrix(file))] == [
+        "finetune[layers=1]",
+        "finetune[layers=2]",
+        "distilbert",
+    ]
 
 
 def test_overrides_replace_lists(tmp_path):
-    matrix = load_matrix(write(tmp_path), {"methods": ["distilbert", "tinybert[hidden_size=16]"], "seeds": [7]})
+    matrix = load_matrix(
+        write(tmp_path), {"methods": ["distilbert", "tinybert[hidden_size=16]"], "seeds": [7]}
+    )
     assert [choice.name for choice in matrix.methods] == ["distilbert", "tinybert"]
     assert matrix.seeds == (7,)
 
@@ -103,7 +109,10 @@ def test_bad_keys_and_values_are_named(tmp_path, keys, message):
     [
         ({"methods": ["moebrt"]}, r"unknown method 'moebrt'; did you mean 'moebert'\?"),
         ({"tasks": ["roten-tomatoes"]}, r"unknown task 'roten-tomatoes'; did you mean 'rotten-tomatoes'\?"),
-        ({"methods": ["finetune[layer=2]"]}, r"method 'finetune': unknown key 'layer'; did you mean 'layers'\?"),
+        (
+            {"methods": ["finetune[layer=2]"]},
+            r"method 'finetune': unknown key 'layer'; did you mean 'layers'\?",
+        ),
         ({"methods": ["finetune[layers=0]"]}, r"method 'finetune': layers: .*greater than or equal to 1"),
         ({"methods": ["finetune", "finetune"]}, r"finetune on rotten-tomatoes at seed 0 is listed twice"),
     ],

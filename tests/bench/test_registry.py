@@ -27,32 +27,44 @@ def site(tmp_path, monkeypatch):
 
 def test_our_own_methods_are_found_through_entry_points_alone():
     names = methods.names()
-    assert {"finetune", "distilbert", "tinybert", "prune-structured", "prune-magnitude", "moebert"} <= set(names)
+    assert {"finetune", "distilbert", "tinybert", "prune-structured", "prune-magnitude", "moebert"} <= set(
+        names
+    )
 
 
 def test_an_unknown_name_gets_a_suggestion():
-    with pytest.raises(UserError, match=r"unknown method 'moebrt'; did you mean 'moebert'\? known: .*distilbert"):
+    with pytest.raises(
+        UserError, match=r"unknown method 'moebrt'; did you mean 'moebert'\? known: .*distilbert"
+    ):
         methods.get("moebrt")
 
 
 def test_two_packages_with_one_name_are_an_error_naming_both(site):
     install(site, "alpha", "[moebench.methods]\nsame = alpha_code:A\n", alpha_code="class A: pass\n")
     install(site, "beta", "[moebench.methods]\nsame = beta_code:B\n", beta_code="class B: pass\n")
-    with pytest.raises(UserError, match=r"registered by 2 packages: alpha \(alpha_code:A\), beta \(beta_code:B\)"):
+    with pytest.raises(
+        UserError, match=r"registered by 2 packages: alpha \(alpha_code:A\), beta \(beta_code:B\)"
+    ):
         methods.get("same")
     assert "same" in methods.names()
 
 
 def test_literals_are_read_without_importing(site):
-    source = "raise SystemExit('imported')\nclass Late:\n    name = 'late'\n    summary: str = 'never imported'\n"
+    source = (
+        "raise SystemExit('imported')\nclass Late:\n    name = 'late'\n    summary: str = 'never imported'\n"
+    )
     install(site, "lately", "[moebench.methods]\nlate = late_code:Late\n", late_code=source)
     assert methods.literals("late") == {"name": "late", "summary": "never imported"}
     assert "late_code" not in sys.modules
 
 
 def test_a_plugin_that_does_not_import_names_its_package(site):
-    install(site, "broken", "[moebench.methods]\nbroken = broken_code:B\n", broken_code="import nothing_here\n")
-    with pytest.raises(UserError, match="'broken' of package broken does not import: No module named 'nothing_here'"):
+    install(
+        site, "broken", "[moebench.methods]\nbroken = broken_code:B\n", broken_code="import nothing_here\n"
+    )
+    with pytest.raises(
+        UserError, match="'broken' of package broken does not import: No module named 'nothing_here'"
+    ):
         methods.get("broken")
 
 
@@ -60,7 +72,9 @@ def test_the_digest_follows_first_party_imports_and_no_others(site):
     package = site / "mine"
     package.mkdir()
     (package / "__init__.py").write_text("")
-    (package / "method.py").write_text("import json\nfrom mine import part\nfrom . import other\nclass M: pass\n")
+    (package / "method.py").write_text(
+        "import json\nfrom mine import part\nfrom . import other\nclass M: pass\n"
+    )
     (package / "part.py").write_text("A = 1\n")
     (package / "other.py").write_text("B = 1\n")
     install(site, "mine", "[moebench.methods]\nmine = mine.method:M\n")

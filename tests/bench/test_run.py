@@ -45,10 +45,14 @@ def test_a_matrix_leaves_records_models_and_predictions(tiny_matrix, tmp_path):
         assert record.scores["validation"][record.main_score] >= 0
         assert record.rows == {"train": 96, "validation": 48}
         assert record.cost.stored_parameters > 0
-        assert (folder.model_folder(record.id) / "model.safetensors").stat().st_size <= record.cost.checkpoint_bytes
+        assert (
+            folder.model_folder(record.id) / "model.safetensors"
+        ).stat().st_size <= record.cost.checkpoint_bytes
         assert folder.predictions_file(record.id).exists()
         assert record.environment in folder.environments()
-    teachers = {record.identity.seed: record for record in folder.records() if record.identity.method == "teacher"}
+    teachers = {
+        record.identity.seed: record for record in folder.records() if record.identity.method == "teacher"
+    }
     orders = Counter()
     for record in folder.records():
         if record.identity.method != "teacher":
@@ -166,7 +170,11 @@ def test_processes_make_the_same_cells_as_one_after_another(tiny_matrix, tmp_pat
     file = with_keys(tiny_matrix, methods=["finetune[layers=2]", "distilbert"], seeds=[0, 1])
     run(load_matrix(str(file)), tmp_path / "serial")
     events: list[Event] = []
-    run(load_matrix(str(file), {"executor": {"name": "processes"}}), tmp_path / "processes", listener=events.append)
+    run(
+        load_matrix(str(file), {"executor": {"name": "processes"}}),
+        tmp_path / "processes",
+        listener=events.append,
+    )
     assert Counter(event.kind for event in events)["started"] == 6
 
     def found(name):
