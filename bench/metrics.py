@@ -9,6 +9,7 @@ import re
 import string
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -112,6 +113,65 @@ def best_threshold(answered: Values, abstained: Values, null_difference: Values)
     )  # rows of one difference are answered together
     best = int(np.where(possible, gains, -np.inf).argmax())
     return float(np.mean(abstained) + gains[best] / len(answered)), float(thresholds[best])
+
+
+@dataclass(frozen=True, eq=False)
+class Judgement:
+    """How good the answers to each question are; exact match and F1 by name, ``[rows]`` each.
+
+    Attributes:
+        answered: Scores of the answers.
+        abstained: Scores of the empty answer.
+        null_difference: By the model, the score of having no answer minus that of the answer; above 0 it abstains. None
+            where it may not.
+        answerable: Which questions have a reference answer.
+    """
+
+    answered: dict[str, Values]
+    abstained: dict[str, Values]
+    null_difference: Values | None
+    answerable: NDArray[np.bool_]
+
+    def row_scores(self) -> dict[str, Values]:
+        """Return exact match and F1 of every question."""
+        if self.null_difference is None:
+            return self.answered
+        empty = self.null_difference > 0
+        return {name: np.where(empty, self.abstained[name], self.answered[name]) for name in self.answered}
+
+    def scores(self) -> dict[str, float]:
+        """Return the means: of all, of answerable and unanswerable questions, and at the best threshold.
+
+        Those of a kind of question that there is none of are left out.
+        """
+        scores: dict[str, float] = {}
+        for name, values in self.row_scores().items():
+            scores[name] = float(values.mean())
+            for kind, members in (("has_answer", self.answerable), ("no_answer", ~self.answerable)):
+                if members.any():
+                    scores[f"{kind}_{name}"] = float(values[members].mean())
+            if self.null_difference is not None:
+                best, _ = best_threshold(self.answered[name], self.abstained[name], self.null_difference)
+                scores[f"best_{name}"] = best
+        return scores
+
+
+def judge(
+    answers: Sequence[str], references: Sequence[Sequence[str]], null_difference: Values | None = None
+) -> Judgement:
+    """Compare answers with the references of their questions, of which an unanswerable one has none."""
+    measures = {"exact_match": answer_exact_match, "f1": answer_f1}
+    return Judgement(
+        answered={
+            name: np.array([measure(*pair) for pair in zip(answers, references, strict=True)])
+            for name, measure in measures.items()
+        },
+        abstained={
+            name: np.array([measure("", texts) for texts in references]) for name, measure in measures.items()
+        },
+        null_difference=null_difference,
+        answerable=np.array([len(texts) > 0 for texts in references]),
+    )
 
 
 _NO_PUNCTUATION = str.maketrans("", "", string.punctuation)

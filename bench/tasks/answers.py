@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from bench.metrics import answer_exact_match, answer_f1, best_threshold
+from bench.metrics import Judgement, judge
 from bench.tasks.task import Task
 
 if TYPE_CHECKING:
@@ -18,7 +18,6 @@ if TYPE_CHECKING:
     from bench.tasks.heads import Logits
 
 LONGEST_ANSWER = 64  # tokens
-MEASURES = {"exact_match": answer_exact_match, "f1": answer_f1}
 
 Floats = NDArray[np.floating[Any]]
 
@@ -72,45 +71,7 @@ def best_spans(
     return Spans(begin, end, null - score[chosen])
 
 
-@dataclass(frozen=True, eq=False)
-class Judgement:
-    """How good the answers to each question are, ``[rows]`` each; ``exact_match`` and ``f1`` by name.
-
-    Attributes:
-        answered: Score of the best span.
-        abstained: Score of the empty answer.
-        null_difference: Score of having no answer minus score of the span, by the model.
-        answerable: Which questions have a reference answer.
-        may_abstain: Whether the empty answer is given where the null difference is above 0.
-    """
-
-    answered: dict[str, Floats]
-    abstained: dict[str, Floats]
-    null_difference: Floats
-    answerable: NDArray[np.bool_]
-    may_abstain: bool
-
-    def row_scores(self) -> dict[str, Floats]:
-        """Return exact match and F1 of every question, under the threshold 0 where abstaining is possible."""
-        if not self.may_abstain:
-            return self.answered
-        empty = self.null_difference > 0
-        return {name: np.where(empty, self.abstained[name], self.answered[name]) for name in self.answered}
-
-    def scores(self, task: Task) -> dict[str, float]:
-        """Return what the task asks for; scores of a kind of question that the split has none of are left out."""
-        found: dict[str, float] = {}
-        for name, values in self.row_scores().items():
-            found[name] = float(values.mean())
-            for kind, members in (("has_answer", self.answerable), ("no_answer", ~self.answerable)):
-                if members.any():
-                    found[f"{kind}_{name}"] = float(values[members].mean())
-            best, _ = best_threshold(self.answered[name], self.abstained[name], self.null_difference)
-            found[f"best_{name}"] = best
-        return {name: found[name] for name in task.scores if name in found}
-
-
-def judge(task: Task, rows: Dataset, encoded: Encoded, logits: Logits) -> Judgement:
+def judge_logits(task: Task, rows: Dataset, encoded: Encoded, logits: Logits) -> Judgement:
     """Cut the best spans out of the original contexts and compare them with the references.
 
     A task with ``no_answer`` scores may abstain.
@@ -125,16 +86,8 @@ def judge(task: Task, rows: Dataset, encoded: Encoded, logits: Logits) -> Judgem
         context[begin:end] for context, begin, end in zip(contexts, spans.begin, spans.end, strict=True)
     ]
     references = [answer["text"] for answer in rows[task.label][:]]
-    pairs = list(zip(answers, references, strict=True))
-    return Judgement(
-        answered={name: np.array([measure(*pair) for pair in pairs]) for name, measure in MEASURES.items()},
-        abstained={
-            name: np.array([measure("", given) for given in references]) for name, measure in MEASURES.items()
-        },
-        null_difference=spans.null_difference,
-        answerable=np.array([len(given) > 0 for given in references]),
-        may_abstain=any(name.startswith("no_answer") for name in task.scores),
-    )
+    may_abstain = any(name.startswith("no_answer") for name in task.scores)
+    return judge(answers, references, spans.null_difference if may_abstain else None)
 
 
 def _in_context(encoded: Encoded, logits: Floats) -> Floats:

@@ -85,8 +85,13 @@ class SpanHead:
     auto_class = "AutoModelForQuestionAnswering"
 
     def scores(self, task: Task) -> tuple[str, ...]:
-        """Return exact match and F1, of all, answerable and unanswerable questions, and at the best threshold."""
-        kinds = ("", "has_answer_", "no_answer_", "best_")
+        """Return exact match and F1, of all, answerable and unanswerable questions, and at the best threshold.
+
+        A task that asks for ``no_answer`` scores lets the model abstain; ``best`` scores need that.
+        """
+        kinds = ["", "has_answer_"]
+        if any(name.startswith("no_answer_") for name in task.scores):
+            kinds += ["no_answer_", "best_"]
         return tuple(kind + name for kind in kinds for name in ("exact_match", "f1"))
 
     def encode(self, task: Task, rows: Dataset, tokenizer: Tokenizer, *, training: bool) -> Arrays:
@@ -97,17 +102,18 @@ class SpanHead:
 
     def score(self, task: Task, rows: Dataset, encoded: Encoded, logits: Logits) -> dict[str, float]:
         """Compare the answers with the references."""
-        from bench.tasks.answers import judge
+        from bench.tasks.answers import judge_logits
 
-        return judge(task, rows, encoded, logits).scores(task)
+        scores = judge_logits(task, rows, encoded, logits).scores()
+        return {name: scores[name] for name in task.scores if name in scores}
 
     def row_scores(
         self, task: Task, rows: Dataset, encoded: Encoded, logits: Logits
     ) -> dict[str, NDArray[Any]]:
         """Return exact match and F1 of every question."""
-        from bench.tasks.answers import judge
+        from bench.tasks.answers import judge_logits
 
-        return judge(task, rows, encoded, logits).row_scores()
+        return judge_logits(task, rows, encoded, logits).row_scores()
 
 
 HEADS: dict[HeadName, Head] = {
