@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bench import assets, hub
-from bench.errors import UserError
+from bench.errors import UserError, unknown
 from bench.seeds import derive
 
 if TYPE_CHECKING:
@@ -85,20 +85,22 @@ def resolve(spec: str) -> Checkpoint:
     Raises:
         UserError: Where there is none, or it is not a whole BERT as safetensors with its own tokenizer.
     """
+    folder = Path(spec).expanduser().absolute()
     if spec == "embedded":
         name, folder = assets.MINILM.name, assets.ensure(assets.MINILM)
-    elif "@" in spec:
-        repository, _, revision = spec.rpartition("@")
-        name = repository
-        folder = hub.fetch(repository, hub.require_commit(f"teacher {spec!r}", revision), HUB_FILES, "model")
-    else:
-        folder = Path(spec).expanduser().absolute()
+    elif folder.is_dir():
         name = folder.name
-        if not folder.is_dir():
-            raise UserError(
-                f"teacher {spec!r}: no such folder; possible: embedded, ./folder, or a hub id with its commit, "
-                "bert-base-uncased@<40 hex digits>"
-            )
+    elif "@" in spec:
+        name, _, revision = spec.rpartition("@")
+        folder = hub.fetch(name, hub.require_commit(f"teacher {spec!r}", revision), HUB_FILES, "model")
+    elif folder.is_file():
+        raise UserError(
+            f"teacher {spec!r} is a file; give the folder with config.json, model.safetensors and tokenizer"
+        )
+    else:
+        raise unknown(
+            "teacher", spec, ("embedded", "./folder", "bert-base-uncased@<revision, 40 hex digits>")
+        )
     _validate(folder)
     return Checkpoint(name, folder, weights_sha256(folder))
 

@@ -61,25 +61,26 @@ def load_rows(
     Raises:
         UserError: Naming the file, the row and what to do.
     """
-    from datasets import Dataset
-    from datasets.table import InMemoryTable
-
     from bench.rows import fingerprint, normalise
 
     if "train" not in task.splits:
         raise UserError(f"task {task.name!r} has no training rows; its splits: {', '.join(task.splits)}")
     read, origin = _open(task, data)
-    splits, prints = {}, []
+    tables = {}
     for role in roles or ("train", *task.evaluation_splits):
         split = read(role)
-        table = normalise(task, split, labelled=not role.startswith("test"))
-        if not table.num_rows:
+        tables[role] = normalise(task, split, labelled=not role.startswith("test"))
+        if not tables[role].num_rows:
             raise UserError(f"task {task.name!r} has no {role} rows: {split.name} is empty")
-        if limit is not None and limit < table.num_rows:
-            table = table.take(sample(table.num_rows, limit))
-        splits[role] = Dataset(InMemoryTable(table))
-        prints.append(f"{role} {fingerprint(table)}\n")
-    return Rows(splits, hashlib.sha256("".join(prints).encode()).hexdigest(), origin)
+        if limit is not None and limit < tables[role].num_rows:
+            tables[role] = tables[role].take(sample(tables[role].num_rows, limit))
+    prints = "".join(f"{role} {fingerprint(table)}\n" for role, table in tables.items())
+
+    from datasets import Dataset  # takes seconds, and bad rows are refused before
+    from datasets.table import InMemoryTable
+
+    splits = {role: Dataset(InMemoryTable(table)) for role, table in tables.items()}
+    return Rows(splits, hashlib.sha256(prints.encode()).hexdigest(), origin)
 
 
 def sample(rows: int, limit: int) -> np.ndarray:

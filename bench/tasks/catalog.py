@@ -8,6 +8,7 @@ from pathlib import Path
 
 from bench import registry, sources
 from bench.errors import UserError, unknown
+from bench.tasks.heads import require_known_scores
 from bench.tasks.task import Task
 
 TASK_FILES = (".yaml", ".yml")
@@ -27,16 +28,21 @@ def find(name_or_yaml: str, options: Mapping[str, str] | None = None) -> Task:
             that every table can.
 
     Raises:
-        UserError: For an unknown name or option, or a wrong value.
+        UserError: For an unknown name, score or option, or a wrong value.
     """
     if Path(name_or_yaml).suffix in TASK_FILES:
         from bench.tasks.own import read_task
 
         task = read_task(Path(name_or_yaml))
+        if task.name in names():
+            raise UserError(
+                f"{name_or_yaml}: a registered task has the name {task.name!r}; write another `name:`"
+            )
     else:
         task = registry.tasks.get(name_or_yaml)
         if not isinstance(task, Task):
             raise UserError(f"task {name_or_yaml!r}: its entry point is no Task but a {type(task).__name__}")
+    require_known_scores(task)
     return _with_options(task, options or {})
 
 

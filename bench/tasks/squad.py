@@ -4,6 +4,11 @@ from __future__ import annotations
 
 from bench.tasks.task import Source, Task
 
+OFFICIAL_ROWS = {
+    "squad-v1.1": {"train": 87599, "validation": 10570},
+    "squad-v2.0": {"train": 130319, "validation": 11873},
+}
+
 SQUAD_V1 = Task(
     name="squad-v1.1",
     summary="SQuAD v1.1: which words of the paragraph answer the question",
