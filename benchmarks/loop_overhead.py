@@ -68,7 +68,9 @@ def rows(count: int, length: int) -> Encoded:
 
 def main() -> None:
     """Train, time the parts and print the shares."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--steps", type=int, default=40)
     parser.add_argument("--length", type=int, default=32)
     options = parser.parse_args()
