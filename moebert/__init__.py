@@ -1,13 +1,19 @@
-"""MoEBERT: from a BERT to a mixture of experts by importance-guided adaptation (Zuo et al., NAACL 2022)."""
+"""MoEBERT: from BERT to a mixture of experts by importance-guided adaptation (Zuo et al., NAACL 2022)."""
 
 from __future__ import annotations
 
-from transformers import AutoConfig, AutoModel, AutoModelForQuestionAnswering, AutoModelForSequenceClassification
+from transformers import (
+    AutoConfig,
+    AutoModel,
+    AutoModelForQuestionAnswering,
+    AutoModelForSequenceClassification,
+)
 
 from moebert.adaptation import adapt
 from moebert.configuration import MoEBertConfig
 from moebert.importance import ffn_importance
 from moebert.modeling import MoEBertForQuestionAnswering, MoEBertForSequenceClassification, MoEBertModel
+from moebert.routing import routing_statistics
 
 __all__ = [
     "MoEBertConfig",
@@ -16,6 +22,7 @@ __all__ = [
     "MoEBertModel",
     "adapt",
     "ffn_importance",
+    "routing_statistics",
 ]
 
 AutoConfig.register(MoEBertConfig.model_type, MoEBertConfig, exist_ok=True)

@@ -1,18 +1,16 @@
-"""Cut a dense BERT's feed-forward layers into experts (section 3.2 of the paper)."""
+"""Cut a dense BERT's feed-forward networks into experts (section 3.2 of the paper)."""
 
 from __future__ import annotations
 
 from copy import deepcopy
-from typing import Any, Literal, get_args
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import torch
-from torch import Tensor, nn
-from transformers import BertForQuestionAnswering, BertForSequenceClassification, BertModel, PreTrainedModel
+from torch import Tensor
+from transformers import BertForQuestionAnswering, BertForSequenceClassification, BertModel
 
-from moebert.configuration import MoEBertConfig
 from moebert.importance import dense_layers
 from moebert.modeling import (
-    MoEBertExperts,
     MoEBertForQuestionAnswering,
     MoEBertForSequenceClassification,
     MoEBertModel,
@@ -20,13 +18,29 @@ from moebert.modeling import (
 )
 from moebert.routing import balanced_hash
 
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+    from moebert.configuration import MoEBertConfig
+    from moebert.layers import MoEBertExperts
+
 Strategy = Literal["importance", "random", "inverse"]
-STUDENT_CLASSES: dict[type[PreTrainedModel], type[MoEBertPreTrainedModel]] = {
+STUDENT_OF: dict[type[PreTrainedModel], type[MoEBertPreTrainedModel]] = {
     BertModel: MoEBertModel,
     BertForSequenceClassification: MoEBertForSequenceClassification,
     BertForQuestionAnswering: MoEBertForQuestionAnswering,
 }
-INHERITED = ("hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size", "vocab_size", "num_labels")
+SAME_AS_TEACHER = (
+    "vocab_size",
+    "hidden_size",
+    "num_hidden_layers",
+    "num_attention_heads",
+    "intermediate_size",
+    "hidden_act",
+    "max_position_embeddings",
+    "type_vocab_size",
+    "num_labels",
+)
 
 
 def adapt(
@@ -37,146 +51,150 @@ def adapt(
     strategy: Strategy = "importance",
     token_frequency: Tensor | None = None,
 ) -> MoEBertPreTrainedModel:
-    """Build the MoEBERT that starts from a dense BERT's weights; the head is copied with its class.
+    """Build the MoEBERT that starts from a dense BERT; its head is the teacher's.
 
     The same arguments give the same student, whatever the state of the random generators.
 
     Args:
-        teacher: A BertModel, BertForSequenceClassification or BertForQuestionAnswering; left unchanged.
-        config: The student's, see MoEBertConfig.from_bert.
-        importance: ``[layers, intermediate_size]`` from ffn_importance; not needed by "random".
-        strategy: Which neurons rank first: the most important, random ones, or the least important.
-        token_frequency: ``[vocabulary]`` counts of training tokens; needed by routing "hash-balanced".
+        teacher: A BertModel, BertForSequenceClassification or BertForQuestionAnswering; stays as it is.
+        config: The student's, from MoEBertConfig.from_bert; stays as it is.
+        importance: ``[layers, intermediate_size]``, from ffn_importance; strategy "random" needs none.
+        strategy: Which neurons rank first: the most important, any, or the least important.
+        token_frequency: ``[vocabulary]``, counts of training tokens; routing "hash-balanced" needs them.
 
     Raises:
-        ValueError: If the arguments do not fit each other; the message says what would.
+        ValueError: If the arguments do not fit each other; the message says what fits.
     """
     student_class = _student_class(teacher)
     _check_config(teacher, config)
-    ranking = neuron_ranking(config, importance=importance, strategy=strategy)
-    assigned = assign_neurons(ranking, config)
-    config = deepcopy(config)
-    config._attn_implementation = teacher.config._attn_implementation
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(config.routing_seed)  # the gates' first weights
-        student = student_class(config)
+    assigned = assign_neurons(rank_neurons(config, importance, strategy), config)
+    table = _balanced_table(config, token_frequency) if config.routing == "hash-balanced" else None
+    student = empty_like(student_class, config, attn_implementation=teacher.config._attn_implementation)
     student.to(device=teacher.device, dtype=teacher.dtype)
-    _copy_dense_weights(teacher, student)
-    for layer, dense, neurons in zip(_experts(student), dense_layers(teacher), assigned, strict=True):
-        copy_neurons(dense, layer, neurons.to(teacher.device))
-    _set_table(student, token_frequency)
-    return student.train(teacher.training)
+    _copy_all_but_feed_forward(teacher, student)
+    for experts, dense, neurons in zip(expert_layers(student), dense_layers(teacher), assigned, strict=True):
+        copy_neurons(dense, experts, neurons)
+    if table is not None:
+        student.base_model.router.table.copy_(table)
+    student.train(teacher.training)
+    return student
 
 
-def neuron_ranking(config: MoEBertConfig, *, importance: Tensor | None, strategy: Strategy) -> Tensor:
-    """Return the neurons of every layer, first rank first: ``[layers, intermediate_size]``, int64."""
+def rank_neurons(config: MoEBertConfig, importance: Tensor | None, strategy: Strategy) -> Tensor:
+    """Return each layer's neurons by rank, the first first: ``[layers, intermediate_size]``, int64."""
+    layers, neurons = config.num_hidden_layers, config.intermediate_size
     if strategy not in get_args(Strategy):
         raise ValueError(f"unknown strategy {strategy!r}; known: {', '.join(get_args(Strategy))}")
-    expected = (config.num_hidden_layers, config.intermediate_size)
     if strategy == "random":
         generator = torch.Generator().manual_seed(config.routing_seed)
-        return torch.stack([torch.randperm(expected[1], generator=generator) for _ in range(expected[0])])
+        return torch.stack([torch.randperm(neurons, generator=generator) for _ in range(layers)])
     if importance is None:
-        raise ValueError(f"strategy {strategy!r} ranks neurons by importance: pass importance, or strategy='random'")
-    if tuple(importance.shape) != expected:
-        raise ValueError(f"importance has shape {list(importance.shape)}; layers × neurons are {list(expected)}")
-    if not torch.isfinite(importance).all():
-        raise ValueError("importance holds values that are not finite")
+        raise ValueError(f"strategy {strategy!r} needs importance (see ffn_importance); 'random' needs none")
+    if tuple(importance.shape) != (layers, neurons):
+        raise ValueError(
+            f"importance has shape {list(importance.shape)}; the model needs [{layers}, {neurons}]"
+        )
+    if not importance.isfinite().all():
+        raise ValueError("importance must be finite everywhere")
     return importance.cpu().argsort(dim=1, descending=strategy == "importance", stable=True)
 
 
-def assign_neurons(ranking: Tensor, config: MoEBertConfig) -> Tensor:
-    """Deal ranked neurons to experts: the first s to all, the rest in turn.
-
-    Expert e (from 1) gets ranks 1..s and s + e, s + e + N, …, cut to its size.
+def assign_neurons(ranked: Tensor, config: MoEBertConfig) -> Tensor:
+    """Deal neurons to experts by rank: 1 … s to all, then s + e, s + e + N, … to expert e of N.
 
     Args:
-        ranking: ``[layers, intermediate_size]``, neurons by rank.
-        config: Its sizes decide.
+        ranked: ``[layers, intermediate_size]``, neurons by rank.
+        config: Number and size of the experts, and s.
 
     Returns:
         ``[layers, experts, size]``, int64.
     """
     experts, size, shared = config.num_experts, config.expert_size, config.shared_size
-    needed, available = shared + experts * (size - shared), ranking.shape[1]
+    needed, available = shared + experts * (size - shared), config.intermediate_size
     if needed > available:
-        most = shared + (available - shared) // experts
+        largest = shared + (available - shared) // experts
+        least_shared = -((available - experts * size) // (experts - 1)) if experts > 1 else shared
         raise ValueError(
-            f"{experts} experts of {size} neurons, {shared} of them shared, need {needed} of {available} neurons; "
-            f"what fits: expert_intermediate_size up to {most}, or shared_neurons from {_least_shared(config)}"
+            f"{experts} experts of {size} neurons of which {shared} are shared need {needed} neurons and there are "
+            f"{available}; expert_intermediate_size up to {largest} fits, or shared_neurons from {least_shared} up"
         )
-    common = ranking[:, :shared].unsqueeze(1).expand(-1, experts, -1)
-    dealt = ranking[:, shared:needed].unflatten(1, (size - shared, experts)).transpose(1, 2)
-    return torch.cat([common, dealt], dim=2)
+    common = ranked[:, None, :shared].expand(-1, experts, -1)
+    own = ranked[:, shared:needed].reshape(len(ranked), size - shared, experts).transpose(1, 2)
+    return torch.cat([common, own], dim=2)
 
 
 @torch.no_grad()
-def copy_neurons(dense: nn.Module, experts: MoEBertExperts, neurons: Tensor) -> None:
-    """Fill a layer's experts with neurons ``[experts, size]`` of a dense layer; b2 and LayerNorm go to all."""
+def copy_neurons(dense: Any, experts: MoEBertExperts, neurons: Tensor, *, first: int = 0) -> None:
+    """Fill the experts from ``first`` on with neurons ``[experts, size]`` of a dense layer.
+
+    b2 and the LayerNorm go to each of them.
+    """
     up, down, norm = dense.intermediate.dense, dense.output.dense, dense.output.LayerNorm
-    experts.up_weight.copy_(up.weight[neurons])
-    experts.up_bias.copy_(up.bias[neurons])
-    experts.down_weight.copy_(down.weight.t()[neurons].transpose(1, 2))
-    experts.down_bias.copy_(down.bias.expand_as(experts.down_bias))
-    experts.layernorm_weight.copy_(norm.weight.expand_as(experts.layernorm_weight))
-    experts.layernorm_bias.copy_(norm.bias.expand_as(experts.layernorm_bias))
-    experts.neuron_indices.copy_(neurons)
+    neurons = neurons.to(up.weight.device)
+    experts.up_weight[first:] = up.weight[neurons].transpose(1, 2)
+    experts.up_bias[first:] = up.bias[neurons]
+    experts.down_weight[first:] = down.weight.t()[neurons]
+    experts.down_bias[first:] = down.bias
+    experts.layernorm_weight[first:] = norm.weight
+    experts.layernorm_bias[first:] = norm.bias
+    experts.neuron_indices[first:] = neurons
 
 
-def _least_shared(config: MoEBertConfig) -> int:
-    """Return the fewest shared neurons with which experts of the asked size can be cut."""
-    experts, size, available = config.num_experts, config.expert_size, config.intermediate_size
-    if experts == 1:
-        return 0
-    return max(0, -(-(experts * size - available) // (experts - 1)))
+def expert_layers(student: PreTrainedModel) -> list[MoEBertExperts]:
+    """Return the experts of every layer of a MoEBERT, first to last."""
+    encoder: Any = student.base_model.encoder
+    return [layer.experts for layer in encoder.layer]
+
+
+def empty_like(
+    student_class: type[MoEBertPreTrainedModel], config: MoEBertConfig, *, attn_implementation: str
+) -> MoEBertPreTrainedModel:
+    """Make a model with first weights that depend on the configuration alone."""
+    config = deepcopy(config)
+    config._attn_implementation = attn_implementation
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(config.routing_seed)
+        return student_class(config)
 
 
 def _student_class(teacher: PreTrainedModel) -> type[MoEBertPreTrainedModel]:
-    for teacher_class, student_class in STUDENT_CLASSES.items():
+    for teacher_class, student_class in STUDENT_OF.items():
         if isinstance(teacher, teacher_class):
             return student_class
-    known = ", ".join(teacher_class.__name__ for teacher_class in STUDENT_CLASSES)
+    known = ", ".join(teacher_class.__name__ for teacher_class in STUDENT_OF)
     raise ValueError(f"cannot adapt a {type(teacher).__name__}; known: {known}")
 
 
 def _check_config(teacher: PreTrainedModel, config: MoEBertConfig) -> None:
-    for name in INHERITED:
+    for name in SAME_AS_TEACHER:
         ours, theirs = getattr(config, name), getattr(teacher.config, name)
         if ours != theirs:
             raise ValueError(
-                f"config.{name} is {ours} and the teacher's is {theirs}; "
-                "make the config with MoEBertConfig.from_bert(teacher.config, …)"
+                f"config.{name} is {ours} but the teacher's is {theirs}; use MoEBertConfig.from_bert(teacher.config)"
             )
 
 
-def _copy_dense_weights(teacher: PreTrainedModel, student: MoEBertPreTrainedModel) -> None:
-    """Copy everything but the feed-forward layers."""
-    own = student.state_dict()
-    theirs = teacher.state_dict()
-    unknown = [name for name in theirs if name not in own and not _is_feed_forward(name)]
-    if unknown:
-        raise ValueError(f"the teacher has weights that MoEBERT does not know: {', '.join(unknown)}")
-    student.load_state_dict({name: value for name, value in theirs.items() if name in own}, strict=False)
+def _copy_all_but_feed_forward(teacher: PreTrainedModel, student: MoEBertPreTrainedModel) -> None:
+    ours, theirs = student.state_dict(), teacher.state_dict()
+    left = {
+        name
+        for name in theirs
+        if ".intermediate." in name or (".output." in name and ".attention." not in name)
+    }
+    copied = {name: value for name, value in theirs.items() if name not in left}
+    if unknown := sorted(copied.keys() - ours.keys()):
+        raise ValueError(f"the teacher has weights that a MoEBERT has no place for: {', '.join(unknown)}")
+    student.load_state_dict(copied, strict=False)
 
 
-def _is_feed_forward(name: str) -> bool:
-    return ".intermediate." in name or (".output." in name and ".attention." not in name)
-
-
-def _experts(student: MoEBertPreTrainedModel) -> list[MoEBertExperts]:
-    return [layer.experts for layer in student.base_model.encoder.layer]
-
-
-def _set_table(student: Any, token_frequency: Tensor | None) -> None:
-    config = student.config
-    if config.routing != "hash-balanced":
-        return
+def _balanced_table(config: MoEBertConfig, token_frequency: Tensor | None) -> Tensor:
+    """Return ``[vocabulary]``; each layer has the same table, as in the paper's code."""
     if token_frequency is None:
-        raise ValueError("routing 'hash-balanced' needs token_frequency: counts of training tokens [vocabulary]")
-    if tuple(token_frequency.shape) != (config.vocab_size,) or bool((token_frequency < 0).any()):
+        raise ValueError("routing 'hash-balanced' needs token_frequency, counts of training tokens by id")
+    if tuple(token_frequency.shape) != (config.vocab_size,):
         raise ValueError(
-            f"token_frequency must hold {config.vocab_size} counts from 0; "
-            f"it has shape {list(token_frequency.shape)} and least value {token_frequency.min().item()}"
+            f"token_frequency has shape {list(token_frequency.shape)}; it needs [{config.vocab_size}]"
         )
-    table = student.base_model.router.table
-    table.copy_(balanced_hash(token_frequency.cpu(), config.num_experts).expand_as(table))
+    if not token_frequency.isfinite().all() or (token_frequency < 0).any() or not token_frequency.any():
+        raise ValueError("token_frequency must hold counts from 0, not all of them 0")
+    return balanced_hash(token_frequency.cpu(), config.num_experts)

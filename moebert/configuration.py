@@ -29,6 +29,7 @@ class MoEBertConfig(BertConfig):
     """
 
     model_type = "moebert"
+    keys_to_ignore_at_inference = ("hidden_states", "attentions", "balance_loss", "router_logits")
 
     num_experts: int = 4
     expert_intermediate_size: int | None = None
@@ -97,7 +98,9 @@ class MoEBertConfig(BertConfig):
         if not 1 <= self.num_experts <= MAX_EXPERTS:
             raise ValueError(f"num_experts is {self.num_experts}; it must lie between 1 and {MAX_EXPERTS}")
         if self.expert_size < 1:
-            raise ValueError(f"expert_intermediate_size is {self.expert_size}; an expert has at least 1 neuron")
+            raise ValueError(
+                f"expert_intermediate_size is {self.expert_size}; an expert has at least 1 neuron"
+            )
         if not 0 <= self.shared_size <= self.expert_size:
             raise ValueError(
                 f"shared_neurons is {self.shared_size}; "

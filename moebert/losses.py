@@ -1,30 +1,37 @@
-"""The loss of each sample under the three heads: classes, scores, spans."""
+"""The losses of the three heads: classes, scores, spans; as transformers' BERT computes them."""
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import torch
-from torch import Tensor
 from torch.nn import functional as F  # noqa: N812
-from transformers import PreTrainedConfig
+
+if TYPE_CHECKING:
+    from torch import Tensor
+    from transformers import PreTrainedConfig
 
 
-def sequence_losses(logits: Tensor, labels: Tensor, config: PreTrainedConfig) -> Tensor:
-    """Return the loss of every sample of a classification or regression head, ``[batch]``.
+def sequence_loss(
+    logits: Tensor, labels: Tensor, config: PreTrainedConfig, *, reduction: str = "mean"
+) -> Tensor:
+    """Return the loss of a classification or regression head.
 
     Args:
         logits: ``[batch, labels]``.
         labels: ``[batch]`` classes or scores, or ``[batch, labels]``.
-        config: Its ``problem_type`` decides; if that is None, the number of labels and their dtype.
+        config: Its ``problem_type`` decides; if None, the number of labels and their dtype do.
+        reduction: "mean", or "none" for the loss of every sample ``[batch]``.
     """
-    problem = config.problem_type
+    problem: str | None = config.problem_type
     if problem is None:
-        several = "multi_label_classification" if labels.is_floating_point() else "single_label_classification"
-        problem = "regression" if logits.shape[-1] == 1 else several
-    if problem == "regression":
-        return F.mse_loss(logits, labels.view_as(logits).to(logits.dtype), reduction="none").mean(-1)
+        several = "multi_label" if labels.is_floating_point() else "single_label"
+        problem = "regression" if logits.shape[-1] == 1 else f"{several}_classification"
     if problem == "single_label_classification":
-        return F.cross_entropy(logits, labels.view(-1), reduction="none")
-    return F.binary_cross_entropy_with_logits(logits, labels.to(logits.dtype), reduction="none").mean(-1)
+        return F.cross_entropy(logits, labels.view(-1), reduction=reduction)
+    elementwise = F.mse_loss if problem == "regression" else F.binary_cross_entropy_with_logits
+    losses = elementwise(logits, labels.view_as(logits).to(logits.dtype), reduction="none")
+    return losses.mean() if reduction == "mean" else losses.mean(-1)
 
 
 def span_loss(
@@ -36,21 +43,31 @@ def span_loss(
     token_mask: Tensor | None = None,
     reduction: str = "mean",
 ) -> Tensor:
-    """Average the cross-entropy of an answer's start and end.
+    """Return the average of the cross-entropies of an answer's start and end.
 
     Args:
         start_logits: ``[batch, length]``.
         end_logits: ``[batch, length]``.
         starts: ``[batch]``; a position outside the sequence does not count.
         ends: ``[batch]``; a position outside the sequence does not count.
-        token_mask: ``[batch, length]``, 0 on tokens that cannot be chosen (padding).
-        reduction: "mean" over the samples that count, or "none" for ``[batch]``.
+        token_mask: ``[batch, length]``, 0 on tokens that cannot be chosen.
+        reduction: "mean" over the samples that count, or "none" for the loss of every sample ``[batch]``.
     """
     outside = start_logits.shape[1]
-    total = start_logits.new_zeros(())
-    for logits, positions in ((start_logits, starts), (end_logits, ends)):
-        if token_mask is not None:
-            logits = logits.masked_fill(token_mask == 0, torch.finfo(logits.dtype).min)
-        target = positions.view(-1).clamp(0, outside)
-        total = total + F.cross_entropy(logits, target, ignore_index=outside, reduction=reduction)
-    return total / 2
+    losses = [
+        F.cross_entropy(
+            without_padding(logits, token_mask),
+            positions.view(-1).clamp(0, outside),
+            ignore_index=outside,
+            reduction=reduction,
+        )
+        for logits, positions in ((start_logits, starts), (end_logits, ends))
+    ]
+    return (losses[0] + losses[1]) / 2
+
+
+def without_padding(logits: Tensor, token_mask: Tensor | None) -> Tensor:
+    """Lower the logits ``[batch, length]`` of padding so far that a softmax gives it nothing."""
+    if token_mask is None:
+        return logits
+    return logits.masked_fill(token_mask == 0, torch.finfo(logits.dtype).min)

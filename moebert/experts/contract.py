@@ -1,8 +1,8 @@
 """What an implementation of the experts is given and what it must give back.
 
-An implementation is a function ``(tokens, dispatch, weights, activation, dropout) -> outputs``. It gives every
-token ``LayerNorm_e(token + dropout(W2_e activation(W1_e token + b1_e) + b2_e))`` of its expert e. ``tokens`` and
-outputs are ``[tokens, hidden]`` in sequence order; the dispatch says how to walk them sorted by expert.
+An implementation gives every token ``LayerNorm_e(token + dropout(activation(token W1_e + b1_e) W2_e + b2_e))`` of
+its expert e. Tokens and outputs are ``[tokens, hidden]`` in sequence order; the dispatch says how to walk them sorted
+by expert, so that an implementation may gather and scatter where it costs least.
 """
 
 from __future__ import annotations
@@ -20,11 +20,16 @@ class Dispatch(NamedTuple):
     """Which expert each token visits, and the tokens sorted by expert.
 
     Several layers may be stacked in front: ``[layers, tokens]`` and ``[layers, experts]``.
+
+    Attributes:
+        expert_ids: ``[tokens]``, int64.
+        order: ``[tokens]``, int64, the tokens sorted by expert, in sequence order within an expert.
+        ends: ``[experts]``, int32, where in ``order`` the segment of each expert ends.
     """
 
-    expert_ids: Tensor  # [tokens], int64
-    order: Tensor  # [tokens], int64: the tokens sorted by expert, in sequence order within an expert
-    ends: Tensor  # [experts], int32: where in `order` the segment of each expert ends
+    expert_ids: Tensor
+    order: Tensor
+    ends: Tensor
 
     def layer(self, index: int) -> Dispatch:
         """Return the dispatch of one layer of a stack."""
@@ -32,14 +37,27 @@ class Dispatch(NamedTuple):
 
 
 class ExpertWeights(NamedTuple):
-    """The parameters of a layer's experts, stacked along the first dimension."""
+    """The parameters of a layer's experts, stacked along the first dimension.
 
-    up: Tensor  # [experts, size, hidden], W1
-    up_bias: Tensor  # [experts, size], b1
-    down: Tensor  # [experts, hidden, size], W2
-    down_bias: Tensor  # [experts, hidden], b2
-    norm: Tensor  # [experts, hidden], the LayerNorm's weight
-    norm_bias: Tensor  # [experts, hidden]
+    The matrices lie as the paper writes them, ``x W1``, which is also the faster way round for the few tokens that an
+    expert gets on a CPU.
+
+    Attributes:
+        up: ``[experts, hidden, size]``, W1.
+        up_bias: ``[experts, size]``, b1.
+        down: ``[experts, size, hidden]``, W2.
+        down_bias: ``[experts, hidden]``, b2.
+        norm: ``[experts, hidden]``, the LayerNorm's weight.
+        norm_bias: ``[experts, hidden]``.
+        norm_eps: The LayerNorm's epsilon.
+    """
+
+    up: Tensor
+    up_bias: Tensor
+    down: Tensor
+    down_bias: Tensor
+    norm: Tensor
+    norm_bias: Tensor
     norm_eps: float
 
 

@@ -1,81 +1,102 @@
-"""Experts in plain torch: tokens sorted by expert, one product per expert or per block of tokens.
+"""Experts in plain torch: tokens sorted by expert, then products of each expert's tokens.
 
-On the CPU an expert's segment is a slice and a loop over the experts is the fastest way. On an accelerator such
-a loop would wait for the segment lengths, so the segments are cut into blocks of equal length, whose number
-depends on shapes alone, and one batched product does them all: nothing waits and a CUDA graph can hold it.
+On the CPU an expert's tokens are a slice and a loop over the experts is fastest. On an accelerator such a loop would
+wait for the lengths of the slices, so there one product takes all experts: torch's grouped product where it applies,
+else a batched product of blocks of tokens whose number depends on shapes alone. A CUDA graph can hold both.
 """
 
 from __future__ import annotations
+
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F  # noqa: N812
 
-from moebert.experts.contract import Activation, Dispatch, ExpertWeights
+if TYPE_CHECKING:
+    from moebert.experts.contract import Activation, Dispatch, ExpertWeights
 
 
 def grouped_experts(
     tokens: Tensor, dispatch: Dispatch, weights: ExpertWeights, activation: Activation, dropout: float
 ) -> Tensor:
     """Run all experts on ``[tokens, hidden]``; see the contract."""
-    run = segmented_experts if tokens.device.type == "cpu" else blocked_experts
+    run = expert_by_expert if tokens.device.type == "cpu" else all_at_once
     return run(tokens, dispatch, weights, activation, dropout)
 
 
-def segmented_experts(
+def expert_by_expert(
     tokens: Tensor, dispatch: Dispatch, weights: ExpertWeights, activation: Activation, dropout: float
 ) -> Tensor:
-    """Loop over the experts' segments; reads their lengths on the host."""
-    stacked = zip(*(tensor.unbind(0) for tensor in weights[:-1]), strict=True)
-    x = tokens.index_select(0, dispatch.order)
-    pieces, start = [], 0
-    for end, (up, up_bias, down, down_bias, norm, norm_bias) in zip(dispatch.ends.tolist(), stacked, strict=True):
+    """Loop over the experts' slices, whose lengths the host reads."""
+    sorted_tokens = tokens.index_select(0, dispatch.order)
+    outputs, start = [], 0
+    for expert, end in enumerate(dispatch.ends.tolist()):
         if end > start:
-            segment = x[start:end]
-            y = F.linear(activation(F.linear(segment, up, up_bias)), down, down_bias)
-            y = F.dropout(y, dropout)
-            pieces.append(F.layer_norm(segment + y, norm.shape, norm, norm_bias, weights.norm_eps))
+            x = sorted_tokens[start:end]
+            hidden = activation(torch.addmm(weights.up_bias[expert], x, weights.up[expert]))
+            y = F.dropout(torch.addmm(weights.down_bias[expert], hidden, weights.down[expert]), dropout)
+            norm, norm_bias = weights.norm[expert], weights.norm_bias[expert]
+            outputs.append(F.layer_norm(x + y, norm.shape, norm, norm_bias, weights.norm_eps))
         start = end
-    outputs = torch.cat(pieces) if pieces else x
-    return torch.empty_like(outputs).index_copy(0, dispatch.order, outputs)
+    sorted_outputs = torch.cat(outputs) if outputs else sorted_tokens
+    return torch.empty_like(sorted_outputs).index_copy_(0, dispatch.order, sorted_outputs)
 
 
-def blocked_experts(
+def all_at_once(
     tokens: Tensor, dispatch: Dispatch, weights: ExpertWeights, activation: Activation, dropout: float
 ) -> Tensor:
-    """Multiply blocks of tokens of one expert each; never waits for the device."""
-    length = 16 if tokens.shape[0] < 1024 else 128
-    block_expert, slots = _layout(dispatch, length)
-    blocks = tokens.new_zeros(block_expert.shape[0] * length, tokens.shape[1]).index_copy(
-        0, slots, tokens.index_select(0, dispatch.order)
+    """Take each product for all experts together; never waits for the device."""
+    device = tokens.device.type
+    dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else tokens.dtype
+    product = _grouped_product if _grouped_mm_applies(tokens, weights, dtype) else _blocked_product
+    sorted_ids = dispatch.expert_ids[dispatch.order]
+    x = tokens.index_select(0, dispatch.order).to(dtype)
+    hidden = (
+        product(x, weights.up.to(dtype), sorted_ids, dispatch.ends) + weights.up_bias.to(dtype)[sorted_ids]
     )
-    x = blocks.unflatten(0, (-1, length))
-    hidden = activation(_block_linear(x, weights.up[block_expert], weights.up_bias[block_expert]))
-    y = _block_linear(hidden, weights.down[block_expert], weights.down_bias[block_expert]).flatten(0, 1)
-    y = torch.empty_like(tokens, dtype=y.dtype).index_copy(0, dispatch.order, y.index_select(0, slots))
+    y = product(activation(hidden), weights.down.to(dtype), sorted_ids, dispatch.ends)
+    y = (
+        torch.empty_like(y).index_copy_(0, dispatch.order, y)
+        + weights.down_bias.to(dtype)[dispatch.expert_ids]
+    )
     normed = F.layer_norm(tokens + F.dropout(y, dropout), tokens.shape[1:], eps=weights.norm_eps)
     return normed * weights.norm[dispatch.expert_ids] + weights.norm_bias[dispatch.expert_ids]
 
 
-def _block_linear(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-    """Apply ``[blocks, out, in]`` to ``[blocks, length, in]``."""
-    return torch.baddbmm(bias.unsqueeze(1), x, weight.transpose(1, 2))
+def _grouped_mm_applies(tokens: Tensor, weights: ExpertWeights, dtype: torch.dtype) -> bool:
+    """Say whether torch's grouped product takes the operands: bf16, rows of whole 16 bytes, sm80 or later."""
+    if not tokens.is_cuda or dtype != torch.bfloat16 or tokens.shape[0] == 0:
+        return False
+    aligned = all(size % 8 == 0 for size in weights.up.shape[1:])
+    return aligned and torch.cuda.get_device_capability(tokens.device) >= (8, 0)
 
 
-def _layout(dispatch: Dispatch, length: int) -> tuple[Tensor, Tensor]:
-    """Lay the segments out in blocks that hold tokens of one expert only.
+def _grouped_product(x: Tensor, weight: Tensor, _sorted_ids: Tensor, ends: Tensor) -> Tensor:
+    """Multiply ``[tokens, in]``, sorted by expert, with ``[experts, in, out]``."""
+    return F.grouped_mm(x, weight, offs=ends)
+
+
+def _blocked_product(x: Tensor, weight: Tensor, sorted_ids: Tensor, ends: Tensor) -> Tensor:
+    """Multiply ``[tokens, in]``, sorted by expert, with ``[experts, in, out]``, in blocks of one expert each."""
+    length = 16 if x.shape[0] < 1024 else 128  # a block reads its expert's whole matrix
+    expert_of_block, rows = _blocks(sorted_ids, ends, length)
+    padded = x.new_zeros(expert_of_block.shape[0] * length, x.shape[1]).index_copy(0, rows, x)
+    products = torch.bmm(padded.view(-1, length, x.shape[1]), weight[expert_of_block])
+    return products.flatten(0, 1).index_select(0, rows)
+
+
+def _blocks(sorted_ids: Tensor, ends: Tensor, length: int) -> tuple[Tensor, Tensor]:
+    """Lay sorted tokens out in blocks of ``length`` rows that never mix experts.
 
     Returns:
-        The expert of each block, ``[blocks]``, and the row of each sorted token among the blocks' rows, ``[tokens]``.
+        The expert of each block ``[blocks]``, and the row of each token ``[tokens]``.
     """
-    tokens, experts = dispatch.order.shape[0], dispatch.ends.shape[0]
-    ends = dispatch.ends.long()
+    tokens, experts = sorted_ids.shape[0], ends.shape[0]
     starts = F.pad(ends[:-1], (1, 0))
-    block_ends = ((ends - starts + length - 1) // length).cumsum(0)
-    block_starts = F.pad(block_ends[:-1], (1, 0))
-    most_blocks = (tokens + experts * (length - 1)) // length
-    blocks = torch.arange(most_blocks, device=ends.device)
-    block_expert = torch.searchsorted(block_ends, blocks, right=True).clamp(max=experts - 1)
-    sorted_ids = dispatch.expert_ids[dispatch.order]
-    shift = block_starts * length - starts
-    return block_expert, torch.arange(tokens, device=ends.device) + shift[sorted_ids]
+    last_blocks = ((ends - starts + length - 1) // length).cumsum(0)
+    first_blocks = F.pad(last_blocks[:-1], (1, 0))
+    blocks = torch.arange((tokens + experts * (length - 1)) // length, device=ends.device)
+    expert_of_block = torch.searchsorted(last_blocks, blocks, right=True).clamp(max=experts - 1)
+    shift = first_blocks * length - starts
+    return expert_of_block, torch.arange(tokens, device=ends.device) + shift[sorted_ids]
