@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,10 +20,12 @@ from bench.registry import distribution_of, methods, tasks
 if TYPE_CHECKING:
     from bench.survey import Cell
 
+Listing = tuple[Sequence[str], Sequence[Sequence[str]]]  # names of the columns, and rows
+
 
 def table(what: str, run: Path | None, search: str) -> RenderableType:
     """List methods, tasks, presets, the cells of a run, or published numbers."""
-    listings: Mapping[str, Any] = {
+    listings: Mapping[str, Callable[[], Listing]] = {
         "methods": _methods,
         "tasks": _tasks,
         "presets": _presets,
@@ -33,7 +35,8 @@ def table(what: str, run: Path | None, search: str) -> RenderableType:
         if run is None:
             raise UserError("say which run: moebench ls cells runs/NAME")
         return _run_cells(run, search)
-    return _table(*listings[what](), search)
+    columns, rows = listings[what]()
+    return _table(columns, rows, search)
 
 
 def describe(name: str, cell: str | None) -> RenderableType:
@@ -92,7 +95,7 @@ def cells_table(cells: Iterable[Cell], search: str = "") -> RenderableType:
     return _table(("id", "task", "method", "seed", "state", "score", "reason"), rows, search, title=counts)
 
 
-def _methods() -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
+def _methods() -> Listing:
     rows = []
     for name in methods.names():
         literals = methods.literals(name)
@@ -101,7 +104,7 @@ def _methods() -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
     return ("method", "summary", "paper", "package"), rows
 
 
-def _tasks() -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
+def _tasks() -> Listing:
     from bench.tasks import catalog
 
     found = [catalog.find(name) for name in catalog.names()]
@@ -109,13 +112,13 @@ def _tasks() -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
     return ("task", "summary", "main score", "here"), rows
 
 
-def _presets() -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
+def _presets() -> Listing:
     from bench.matrix import load_matrix, presets
 
     return ("preset", "summary"), [(name, load_matrix(name).summary) for name in presets()]
 
 
-def _published() -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
+def _published() -> Listing:
     raise NotImplementedError
 
 

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from bench.tasks.task import Task
 
 T = TypeVar("T")
+SHARED_PACKAGES = ("methods", "moebert")  # of the suite, whose sources decide what a method does
 
 
 class Registry(Generic[T]):
@@ -138,7 +139,7 @@ def _string_assignments(node: ast.ClassDef) -> Iterator[tuple[str, str]]:
 
 @cache
 def _source_sha256(module: str) -> str:
-    first_party = {module.split(".", maxsplit=1)[0], "methods", "moebert"}
+    first_party = {module.split(".", maxsplit=1)[0], *SHARED_PACKAGES}
     sources: dict[str, bytes] = {}
     waiting = [module]
     while waiting:

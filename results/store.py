@@ -126,7 +126,8 @@ class RunFolder:
             document = json.loads(file.read_bytes())
             written_by = document["schema_version"]
         except (ValueError, KeyError, TypeError) as error:
-            return self._set_aside(file, error)
+            self._set_aside(file, error)
+            return None
         if isinstance(written_by, int) and written_by > SCHEMA_VERSION:
             raise RunFolderError(
                 f"{file}: written by schema {written_by}, this version reads up to {SCHEMA_VERSION}; "
@@ -135,9 +136,11 @@ class RunFolder:
         try:
             record: AnyRecord = record_adapter.validate_python(document)
         except ValidationError as error:
-            return self._set_aside(file, error)
+            self._set_aside(file, error)
+            return None
         if record.id != file.stem:
-            return self._set_aside(file, ValueError(f"it holds the record {record.id}"))
+            self._set_aside(file, ValueError(f"it holds the record {record.id}"))
+            return None
         return record
 
     def _set_aside(self, file: Path, error: Exception) -> None:

@@ -60,6 +60,7 @@ def test_the_harness_and_the_reports_never_name_a_method():
     for room in ("bench", "reports", "results"):
         for file in modules(room):
             text = file.read_text(encoding="utf-8")
+            text = re.sub(r"^SHARED_PACKAGES = .*$", "", text, flags=re.MULTILINE)  # names a package, not a method
             assert not re.search(rf"""["']({names})["']""", text), file
 
 
