@@ -11,6 +11,7 @@ from transformers import (
 
 from moebert.adaptation import adapt
 from moebert.configuration import MoEBertConfig
+from moebert.growth import grow
 from moebert.importance import ffn_importance
 from moebert.modeling import MoEBertForQuestionAnswering, MoEBertForSequenceClassification, MoEBertModel
 from moebert.routing import routing_statistics
@@ -22,6 +23,7 @@ __all__ = [
     "MoEBertModel",
     "adapt",
     "ffn_importance",
+    "grow",
     "routing_statistics",
 ]
 

@@ -66,10 +66,10 @@ def adapt(
         ValueError: If the arguments do not fit each other; the message says what fits.
     """
     student_class = _student_class(teacher)
-    _check_config(teacher, config)
+    check_same_shape(teacher, config)
     assigned = assign_neurons(rank_neurons(config, importance, strategy), config)
     table = _balanced_table(config, token_frequency) if config.routing == "hash-balanced" else None
-    student = empty_like(student_class, config, attn_implementation=teacher.config._attn_implementation)
+    student = fresh_model(student_class, config, attn_implementation=teacher.config._attn_implementation)
     student.to(device=teacher.device, dtype=teacher.dtype)
     _copy_all_but_feed_forward(teacher, student)
     for experts, dense, neurons in zip(expert_layers(student), dense_layers(teacher), assigned, strict=True):
@@ -140,13 +140,23 @@ def copy_neurons(dense: Any, experts: MoEBertExperts, neurons: Tensor, *, first:
     experts.neuron_indices[first:] = neurons
 
 
+def check_same_shape(teacher: PreTrainedModel, config: MoEBertConfig) -> None:
+    """Refuse a configuration that is not of the teacher's shape."""
+    for name in SAME_AS_TEACHER:
+        ours, theirs = getattr(config, name), getattr(teacher.config, name)
+        if ours != theirs:
+            raise ValueError(
+                f"config.{name} is {ours} but the teacher's is {theirs}; use MoEBertConfig.from_bert(teacher.config)"
+            )
+
+
 def expert_layers(student: PreTrainedModel) -> list[MoEBertExperts]:
     """Return the experts of every layer of a MoEBERT, first to last."""
     encoder: Any = student.base_model.encoder
     return [layer.experts for layer in encoder.layer]
 
 
-def empty_like(
+def fresh_model(
     student_class: type[MoEBertPreTrainedModel], config: MoEBertConfig, *, attn_implementation: str
 ) -> MoEBertPreTrainedModel:
     """Make a model with first weights that depend on the configuration alone."""
@@ -163,15 +173,6 @@ def _student_class(teacher: PreTrainedModel) -> type[MoEBertPreTrainedModel]:
             return student_class
     known = ", ".join(teacher_class.__name__ for teacher_class in STUDENT_OF)
     raise ValueError(f"cannot adapt a {type(teacher).__name__}; known: {known}")
-
-
-def _check_config(teacher: PreTrainedModel, config: MoEBertConfig) -> None:
-    for name in SAME_AS_TEACHER:
-        ours, theirs = getattr(config, name), getattr(teacher.config, name)
-        if ours != theirs:
-            raise ValueError(
-                f"config.{name} is {ours} but the teacher's is {theirs}; use MoEBertConfig.from_bert(teacher.config)"
-            )
 
 
 def _copy_all_but_feed_forward(teacher: PreTrainedModel, student: MoEBertPreTrainedModel) -> None:

@@ -1,0 +1,169 @@
+"""Give a trained MoEBERT more experts at the same active compute.
+
+Every new expert takes over half of the tokens of the expert that is busiest by then: half of its token ids under a
+hash, about half of what it wins under a gate, by a row beside its own. Nothing that an old expert holds changes.
+"""
+
+from __future__ import annotations
+
+from copy import deepcopy
+from typing import TYPE_CHECKING
+
+import torch
+
+from moebert.adaptation import check_same_shape, copy_neurons, expert_layers, fresh_model, rank_neurons
+from moebert.configuration import MAX_EXPERTS
+from moebert.importance import dense_layers
+
+if TYPE_CHECKING:
+    from torch import Tensor
+    from transformers import PreTrainedModel
+
+    from moebert.layers import MoEBertExperts
+    from moebert.modeling import MoEBertPreTrainedModel
+
+
+@torch.no_grad()
+def grow(
+    student: MoEBertPreTrainedModel,
+    num_experts: int,
+    *,
+    teacher: PreTrainedModel | None = None,
+    importance: Tensor | None = None,
+    token_frequency: Tensor | None = None,
+    load: Tensor | None = None,
+    perturbation: float = 0.01,
+) -> MoEBertPreTrainedModel:
+    """Return a copy of a student with more experts in each layer; a token still visits one.
+
+    With ``teacher`` and ``importance`` a new expert holds the shared neurons and, dealt in turn, the most important
+    ones that no expert holds yet. Without them it is a perturbed copy of the expert whose tokens it takes over.
+
+    Args:
+        student: A MoEBERT of any head; stays as it is.
+        num_experts: Experts of a layer afterwards.
+        teacher: The dense model from which the student was cut.
+        importance: ``[layers, intermediate_size]``, from ffn_importance.
+        token_frequency: ``[vocabulary]``, counts of training tokens: how busy the experts of a hash are.
+            None: every id counts as much.
+        load: ``[layers, experts]``, from routing_statistics: how busy the experts of a gate are. None: equally.
+        perturbation: Noise on a copy's matrices, relative to their standard deviation.
+
+    Raises:
+        ValueError: If the arguments do not fit each other; the message says what fits.
+    """
+    old = student.config.num_experts
+    if not old < num_experts <= MAX_EXPERTS:
+        raise ValueError(f"num_experts is {num_experts}; {old} experts can grow to {old + 1} … {MAX_EXPERTS}")
+    if (teacher is None) != (importance is None):
+        raise ValueError("give teacher and importance together, or neither")
+    config = deepcopy(student.config)
+    config.num_experts = num_experts
+    grown = fresh_model(type(student), config, attn_implementation=config._attn_implementation)
+    grown.to(device=student.device, dtype=student.dtype)
+    _copy_old_experts(student, grown)
+    generator = torch.Generator().manual_seed(config.routing_seed)
+    if config.routing.startswith("hash"):
+        parents = _split_ids(grown.base_model.router.table, old, num_experts, token_frequency)
+    else:
+        parents = _split_gates(grown, old, num_experts, load, generator)
+    if teacher is None or importance is None:
+        for experts, copied in zip(expert_layers(grown), parents, strict=True):
+            _copy_experts(experts, copied, old, perturbation, generator)
+    else:
+        check_same_shape(teacher, config)
+        ranked = rank_neurons(config, importance, "importance")
+        for experts, dense, ranks in zip(expert_layers(grown), dense_layers(teacher), ranked, strict=True):
+            copy_neurons(dense, experts, _free_neurons(experts, ranks, old, config.shared_size), first=old)
+    grown.train(student.training)
+    return grown
+
+
+def _copy_old_experts(student: MoEBertPreTrainedModel, grown: MoEBertPreTrainedModel) -> None:
+    """Copy all weights; where the experts are stacked, the new ones' rows stay as they are."""
+    target = grown.state_dict()
+    for name, value in student.state_dict().items():
+        target[name][: len(value)] = value
+
+
+def _split_ids(table: Tensor, old: int, new: int, token_frequency: Tensor | None) -> list[list[int]]:
+    """Move every second id of the busiest expert to the next new one, in each row of ``[layers, vocabulary]``.
+
+    Returns:
+        The expert that each new one took its ids from, by layer.
+    """
+    frequency = torch.ones(table.shape[1]) if token_frequency is None else token_frequency
+    if frequency.shape != table.shape[1:]:
+        raise ValueError(
+            f"token_frequency has shape {list(frequency.shape)}; it needs {list(table.shape[1:])}"
+        )
+    weights = frequency.to(table.device, torch.float64)
+    parents: list[list[int]] = []
+    for row in table:
+        parents.append([])
+        for expert in range(old, new):
+            busiest = int(weights.new_zeros(new).scatter_add_(0, row, weights).argmax())
+            ids = (row == busiest).nonzero().squeeze(-1)
+            commonest_first = weights[ids].argsort(descending=True, stable=True)
+            row[ids[commonest_first[1::2]]] = expert
+            parents[-1].append(busiest)
+    return parents
+
+
+def _split_gates(
+    grown: MoEBertPreTrainedModel, old: int, new: int, load: Tensor | None, generator: torch.Generator
+) -> list[list[int]]:
+    """Give each new expert a gate row beside that of the busiest expert, so that about half of its tokens change over.
+
+    Returns:
+        The expert whose row each new one took, by layer.
+    """
+    config = grown.config
+    loads = torch.ones(config.num_hidden_layers, old) if load is None else load
+    if tuple(loads.shape) != (config.num_hidden_layers, old):
+        raise ValueError(f"load has shape {list(loads.shape)}; it needs [{config.num_hidden_layers}, {old}]")
+    parents: list[list[int]] = []
+    for layer, shares in zip(grown.base_model.encoder.layer, loads.tolist(), strict=True):
+        parents.append([])
+        for expert in range(old, new):
+            busiest = shares.index(max(shares))
+            shares[busiest] /= 2
+            shares.append(shares[busiest])
+            rows = layer.gate.weight
+            noise = torch.randn(rows.shape[1], generator=generator).to(rows)
+            rows[expert] = rows[busiest] + config.initializer_range * noise
+            parents[-1].append(busiest)
+    return parents
+
+
+def _copy_experts(
+    experts: MoEBertExperts, copied: list[int], old: int, perturbation: float, generator: torch.Generator
+) -> None:
+    """Make the experts from ``old`` on copies of others, their matrices perturbed so that they can part."""
+    for expert, parent in enumerate(copied, start=old):
+        for tensor in (*experts.parameters(), experts.neuron_indices):
+            tensor[expert] = tensor[parent]
+        for matrix in (experts.up_weight[expert], experts.down_weight[expert]):
+            noise = torch.randn(matrix.shape, generator=generator).to(matrix)
+            matrix.add_(perturbation * matrix.std() * noise)
+
+
+def _free_neurons(experts: MoEBertExperts, ranked: Tensor, old: int, shared: int) -> Tensor:
+    """Return the neurons ``[new experts, size]`` of a layer's new experts.
+
+    The first ``shared`` of any old expert are those that all hold.
+    """
+    held = experts.neuron_indices[:old].cpu()
+    if (held < 0).any():
+        raise ValueError(
+            "the student's experts were not cut from a dense model: grow without teacher and importance"
+        )
+    new, own = len(experts.neuron_indices) - old, held.shape[1] - shared
+    free = ranked[~torch.isin(ranked, held)]
+    if new * own > len(free):
+        raise ValueError(
+            f"{new} new experts need {new * own} neurons that no expert holds and {len(free)} are left; "
+            f"up to {len(free) // own} new experts fit, or any number without teacher and importance"
+        )
+    dealt = free[: new * own].view(own, new).t()
+    return torch.cat([held[0, :shared].expand(new, -1), dealt], dim=1)
