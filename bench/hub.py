@@ -26,6 +26,20 @@ def require_commit(what: str, revision: str | None) -> str:
     return revision
 
 
+def offline() -> bool:
+    """Say whether ``HF_HUB_OFFLINE`` forbids the network."""
+    from huggingface_hub import constants
+
+    return constants.HF_HUB_OFFLINE
+
+
+def cached(repository: str, revision: str, kind: Literal["model", "dataset"]) -> Path:
+    """Return where the hub's cache keeps a commit, whether it has it or not."""
+    from huggingface_hub import constants
+
+    return Path(constants.HF_HUB_CACHE, f"{kind}s--{repository.replace('/', '--')}", "snapshots", revision)
+
+
 def fetch(repository: str, revision: str, patterns: Sequence[str], kind: Literal["model", "dataset"]) -> Path:
     """Return the folder of a commit with the files that match, out of the hub's own cache where they are there.
 
@@ -41,7 +55,7 @@ def fetch(repository: str, revision: str, patterns: Sequence[str], kind: Literal
     try:
         return Path(download(local_files_only=True))
     except FileNotFoundError as error:
-        if constants.HF_HUB_OFFLINE:
+        if offline():
             raise UserError(
                 f"{what} is not in the hub's cache and HF_HUB_OFFLINE forbids fetching it"
             ) from error

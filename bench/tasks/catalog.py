@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from pathlib import Path
 
-from bench import registry, sources
+from bench import hub, registry, sources
 from bench.errors import UserError, unknown
 from bench.tasks.heads import require_known_scores
 from bench.tasks.task import Task
@@ -56,17 +55,28 @@ def availability(task: Task) -> str:
     try:
         folder = sources.task_folder(task)
         if folder is not None:
-            roles = [role for role in ("train", *task.evaluation_splits) if role in task.splits]
-            lacks = [role for role in roles if not sources.split_files(folder, task.splits[role])]
+            lacks = [role for role in _needed(task) if not sources.split_files(folder, task.splits[role])]
             if lacks:
                 there = ", ".join(sources.files_there(folder)) or "no Parquet file"
                 return f"not here: no {', '.join(lacks)} in {folder}, which has {there}"
             return "directory"
     except UserError as error:
         return f"not here: {error}"
-    if os.environ.get("HF_HUB_OFFLINE", "").upper() in {"1", "ON", "YES", "TRUE"}:
-        return f"not here: HF_HUB_OFFLINE is set, and MOEBENCH_DATA names no folder with {task.directory}"
-    return "hub"
+    if not hub.offline() or _is_cached(task):
+        return "hub"
+    return f"not here: HF_HUB_OFFLINE is set, and MOEBENCH_DATA names no folder with {task.directory or task.name}"
+
+
+def _is_cached(task: Task) -> bool:
+    """Say whether the hub's cache has the splits that a run needs."""
+    folder = hub.cached(task.source.path, task.source.revision or "", "dataset") / (
+        task.source.config or "data"
+    )
+    return all(sources.split_files(folder, task.splits[role]) for role in _needed(task))
+
+
+def _needed(task: Task) -> list[str]:
+    return [role for role in ("train", *task.evaluation_splits) if role in task.splits]
 
 
 def _with_options(task: Task, options: Mapping[str, str]) -> Task:

@@ -1,7 +1,9 @@
 from __future__ import annotations
 
 import dataclasses
+import errno
 import hashlib
+import os
 import shutil
 import subprocess
 import sys
@@ -214,6 +216,18 @@ def test_cache_that_cannot_be_written_is_named(
     monkeypatch.setenv("MOEBENCH_CACHE", str(tmp_path / "file" / "cache"))
     with pytest.raises(UserError, match=r"cannot write the cache .*file/cache.*MOEBENCH_CACHE"):
         assets.ensure(asset)
+
+
+def test_a_full_disk_is_named_and_nothing_is_left(
+    asset: Asset, by_hand: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(_: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(UserError, match=r"cannot write the cache .*: No space left on device; set MOEBENCH_CACHE"):
+        assets.ensure(asset)
+    assert visible(cache) == {by_hand.name}
 
 
 def test_states_and_removal(asset: Asset, by_hand: Path, monkeypatch: pytest.MonkeyPatch) -> None:

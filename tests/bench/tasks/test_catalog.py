@@ -5,11 +5,12 @@ import sys
 from pathlib import Path
 
 import pytest
+from huggingface_hub import constants
 
 from bench import registry
 from bench.errors import UserError
 from bench.tasks import catalog
-from bench.tasks.glue import MNLI, QQP
+from bench.tasks.glue import MNLI, QQP, REVISION
 from bench.tasks.reviews import ROTTEN_TOMATOES
 
 OURS = {
@@ -21,7 +22,6 @@ OURS = {
 @pytest.fixture(autouse=True)
 def _no_data_folder(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("MOEBENCH_DATA", raising=False)
-    monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)
 
 
 def test_every_task_is_registered_under_its_own_name() -> None:
@@ -75,10 +75,19 @@ def test_wrong_options_are_refused(options: dict[str, str], message: str) -> Non
 
 def test_availability_is_said_for_every_source(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert catalog.availability(ROTTEN_TOMATOES) == "embedded"
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
     assert catalog.availability(QQP) == "hub"
-    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
     expected = "not here: HF_HUB_OFFLINE is set, and MOEBENCH_DATA names no folder with glue/qqp"
     assert catalog.availability(QQP) == expected
+    snapshot = tmp_path / "hub/datasets--nyu-mll--glue/snapshots" / REVISION / "qqp"
+    snapshot.mkdir(parents=True)
+    (snapshot / "train-00000-of-00001.parquet").touch()
+    assert catalog.availability(QQP) == expected
+    (snapshot / "validation-00000-of-00001.parquet").touch()
+    assert catalog.availability(QQP) == "hub", "what it needs is in the hub's cache"
+    (snapshot / "train-00000-of-00001.parquet").unlink()
     monkeypatch.setenv("MOEBENCH_DATA", str(tmp_path))
     assert catalog.availability(QQP) == expected
     folder = tmp_path / "glue/qqp"
@@ -97,7 +106,7 @@ def test_listing_tasks_imports_nothing_heavy() -> None:
     program = (
         "import sys\nfrom bench.tasks import catalog\n"
         "found = [catalog.availability(catalog.find(name)) for name in catalog.names()]\n"
-        "heavy = {'torch', 'transformers', 'datasets', 'pandas', 'pyarrow', 'numpy', 'huggingface_hub', 'evaluate'}\n"
+        "heavy = {'torch', 'transformers', 'datasets', 'pandas', 'pyarrow', 'numpy', 'evaluate'}\n"
         "print(len(found), *sorted(heavy & set(sys.modules)))"
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
