@@ -80,7 +80,7 @@ def _cpu_ms(run: Run, index: int) -> float:
 
 def _cuda_ms(run: Run, index: int) -> float:
     """Time from the idle device to the end of the last kernel: gaps between launches count, as they do for a user."""
-    start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))  # type: ignore[no-untyped-call]
+    start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
     torch.cuda.synchronize()
     start.record()
     run(index)

@@ -127,10 +127,12 @@ ANSWER: TypeAdapter[Answer] = TypeAdapter(Answer)
 
 def write_batches(batches: Batches, file: Path) -> None:
     """Write the batches of all workloads into one safetensors file."""
+    import torch
     from safetensors.torch import save_file
 
     flat = {
-        f"{workload}/{number}/{name}": tensor.contiguous()
+        # a copy: the format knows neither strides nor two tensors in one memory
+        f"{workload}/{number}/{name}": tensor.cpu().clone(memory_format=torch.contiguous_format)
         for workload, listed in batches.items()
         for number, batch in enumerate(listed)
         for name, tensor in batch.items()

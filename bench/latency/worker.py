@@ -87,9 +87,9 @@ class _Excuse:
 
 
 def _load(model: TimedModel, setting: Setting) -> _Contender | _Excuse:
+    if not model.folder.is_dir():
+        return _Excuse("failed", f"cannot be loaded: there is no folder {model.folder}")
     try:
-        if not model.folder.is_dir():
-            raise FileNotFoundError(f"there is no folder {model.folder}")
         if model.method == TEACHER:
             from bench.tasks.heads import auto_model_class
 

@@ -1,0 +1,102 @@
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+import torch
+
+from bench.latency.interleave import interleave, stopwatch_for
+
+if TYPE_CHECKING:
+    from bench.latency.runtimes import Run
+
+
+class Scripted:
+    """Calls that note who ran on which batch; the stopwatch returns the number of the call."""
+
+    def __init__(self) -> None:
+        self.seen: list[tuple[str, int]] = []
+
+    def run(self, name: str, *, fails_at: int | None = None) -> Run:
+        def call(index: int) -> None:
+            self.seen.append((name, index))
+            if fails_at is not None and sum(seen == name for seen, _ in self.seen) > fails_at:
+                raise RuntimeError(f"{name} has had\nenough")
+
+        return call
+
+    def stopwatch(self, run: Run, index: int) -> float:
+        run(index)
+        return float(len(self.seen))
+
+    @property
+    def order(self) -> str:
+        return "".join(name for name, _ in self.seen)
+
+
+def test_a_baseline_call_stands_beside_every_call_and_who_goes_first_alternates() -> None:
+    script = Scripted()
+    runs = {name: script.run(name) for name in "BCD"}
+    laps = interleave(script.run("A"), runs, batches=1, rounds=4, stopwatch=script.stopwatch)
+    assert script.order == "ABACADCADABAADABACBACADA"
+    # the baseline samples of a candidate are its own neighbours
+    assert laps["B"].baseline_ms == [1, 12, 15, 20]
+    assert laps["B"].candidate_ms == [2, 11, 16, 19]
+    for lap in laps.values():
+        assert all(abs(a - b) == 1 for a, b in zip(lap.baseline_ms, lap.candidate_ms, strict=True))
+        assert lap.failure == ""
+    assert sorted(ms for lap in laps.values() for ms in lap.baseline_ms + lap.candidate_ms) == list(
+        range(1, 25)
+    )
+
+
+def test_all_calls_of_a_round_process_the_same_batch() -> None:
+    script = Scripted()
+    runs = {name: script.run(name) for name in "BC"}
+    interleave(script.run("A"), runs, batches=3, rounds=5, stopwatch=script.stopwatch)
+    batches = [index for _, index in script.seen]
+    assert batches == [0] * 4 + [1] * 4 + [2] * 4 + [0] * 4 + [1] * 4
+
+
+def test_a_candidate_that_fails_drops_out_and_the_others_go_on() -> None:
+    script = Scripted()
+    runs = {"B": script.run("B"), "C": script.run("C", fails_at=1), "D": script.run("D")}
+    laps = interleave(script.run("A"), runs, batches=1, rounds=6, stopwatch=script.stopwatch)
+    assert laps["C"].failure == "the candidate cannot be run: RuntimeError: C has had enough"
+    assert script.order.count("C") == 2
+    assert [len(laps[name].candidate_ms) for name in "BCD"] == [6, 1, 6]
+    assert [len(laps[name].baseline_ms) for name in "BD"] == [6, 6]
+
+
+def test_a_baseline_that_fails_is_named() -> None:
+    script = Scripted()
+    baseline = script.run("A", fails_at=0)
+    laps = interleave(baseline, {"B": script.run("B")}, batches=1, rounds=3, stopwatch=script.stopwatch)
+    assert laps["B"].failure == "the baseline cannot be run: RuntimeError: A has had enough"
+    assert script.order == "A"
+
+
+def test_without_candidates_nothing_runs() -> None:
+    script = Scripted()
+    assert interleave(script.run("A"), {}, batches=1, rounds=3, stopwatch=script.stopwatch) == {}
+    assert script.order == ""
+
+
+def test_the_cpu_stopwatch_says_milliseconds(monkeypatch: pytest.MonkeyPatch) -> None:
+    ticks = iter([5_000_000, 12_500_000])
+    monkeypatch.setattr("time.perf_counter_ns", lambda: next(ticks))
+    assert stopwatch_for(torch.device("cpu"))(lambda _: None, 0) == 7.5
+
+
+@pytest.mark.gpu
+def test_the_cuda_stopwatch_waits_for_the_kernels() -> None:
+    device = torch.device("cuda")
+    matrix = torch.randn(8192, 8192, device=device)
+    stopwatch = stopwatch_for(device)
+
+    def products(count: int) -> float:
+        return stopwatch(lambda _: [matrix @ matrix for _ in range(count)], 0)
+
+    products(4)
+    assert products(16) == pytest.approx(4 * products(4), rel=0.3)
+    assert products(4) > 5  # 8192 cubed, four times: a launch alone takes microseconds
