@@ -8,7 +8,6 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-import mmap
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -35,7 +34,7 @@ HUB_FILES = (
     "vocab.txt",
 )
 PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl", "*.h5", "*.msgpack")
-HEADS = {  # head -> architecture, name of its output layer
+OUTPUTS = {  # head -> architecture, name of its output layer
     "classification": ("BertForSequenceClassification", "classifier"),
     "regression": ("BertForSequenceClassification", "classifier"),
     "extractive-qa": ("BertForQuestionAnswering", "qa_outputs"),
@@ -62,18 +61,16 @@ class Checkpoint:
         Names of labels decide where the checkpoint has them: a head whose classes stand in another order does not fit.
         """
         config = _config(self.folder)
-        architecture, layer = HEADS[task.head]
+        architecture, layer = OUTPUTS[task.head]
         if config.get("architectures") != [architecture]:
             return False
         shapes = {name: tuple(entry["shape"]) for name, entry in _tensors(self.folder)}
         if shapes.get(f"{layer}.weight", ())[:1] != (task.num_labels,) or f"{layer}.bias" not in shapes:
             return False
-        names = [
-            str(name)
-            for _, name in sorted((config.get("id2label") or {}).items(), key=lambda item: int(item[0]))
-        ]
-        generic = [f"LABEL_{code}" for code in range(len(names))]
-        return task.head != "classification" or names == generic or _plain(names) == _plain(task.labels)
+        by_code = sorted((config.get("id2label") or {}).items(), key=lambda item: int(item[0]))
+        names = [str(name) for _, name in by_code]
+        generic = [f"LABEL_{code}" for code in range(task.num_labels)]
+        return task.head != "classification" or names in ([], generic) or _plain(names) == _plain(task.labels)
 
 
 def resolve(spec: str) -> Checkpoint:
@@ -115,12 +112,8 @@ def weights_sha256(folder: Path) -> str:
         digest.update(json.dumps([name, entry["dtype"], entry["shape"]]).encode())
         begin, end = entry["data_offsets"]
         with entry["file"].open("rb") as stream:
-            if end > begin:
-                with (
-                    mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ) as mapped,
-                    memoryview(mapped) as view,
-                ):
-                    digest.update(view[entry["start"] + begin : entry["start"] + end])
+            stream.seek(entry["start"] + begin)
+            digest.update(stream.read(end - begin))
     return digest.hexdigest()
 
 
@@ -136,12 +129,14 @@ def load_model(checkpoint: Checkpoint, task: Task, *, seed: int) -> PreTrainedMo
     random generators are left as they were.
 
     Raises:
-        UserError: Where weights other than the head are missing or have another shape than the configuration says.
+        UserError: Where weights other than the head are missing or have another shape than the configuration says, or
+            the task's sequences are too long.
     """
     import torch
 
     from bench.tasks.heads import auto_model_class
 
+    require_room(checkpoint, task)
     labels = task.labels or [f"LABEL_{code}" for code in range(task.num_labels)]
     with torch.random.fork_rng(devices=[]), _quiet():
         model, loading = auto_model_class(task.head).from_pretrained(
@@ -159,7 +154,7 @@ def load_model(checkpoint: Checkpoint, task: Task, *, seed: int) -> PreTrainedMo
             ignore_mismatched_sizes=True,
             output_loading_info=True,
         )
-    head = HEADS[task.head][1]
+    head = OUTPUTS[task.head][1]
     missing = set(loading["missing_keys"])
     absent = {name for name in missing if not name.startswith((f"{head}.", "bert.pooler."))}
     reshaped = {str(key[0] if isinstance(key, tuple) else key) for key in loading["mismatched_keys"]}
@@ -168,12 +163,6 @@ def load_model(checkpoint: Checkpoint, task: Task, *, seed: int) -> PreTrainedMo
             f"{checkpoint.folder}: config.json and the weights do not belong together; {len(wrong)} tensors are "
             f"missing or have another shape, the first is {wrong[0]}"
         )
-    if task.max_length > model.config.max_position_embeddings:
-        most = model.config.max_position_embeddings
-        raise UserError(
-            f"task {task.name!r} has sequences of up to {task.max_length} tokens, the checkpoint {checkpoint.name} "
-            f"reads {most}; write '{task.name}[max_length={most}]'"
-        )
     fresh = [] if checkpoint.fits(task) else [getattr(model, head)]
     if any(name.startswith("bert.pooler.") for name in missing):
         fresh.append(model.bert.pooler.dense)
@@ -181,7 +170,17 @@ def load_model(checkpoint: Checkpoint, task: Task, *, seed: int) -> PreTrainedMo
     for layer in fresh:
         torch.nn.init.normal_(layer.weight, std=model.config.initializer_range, generator=generator)
         torch.nn.init.zeros_(layer.bias)
-    return model  # type: ignore[no-any-return]
+    return model
+
+
+def require_room(checkpoint: Checkpoint, task: Task) -> None:
+    """Raise a UserError where the task's longest sequence has more tokens than the checkpoint has positions."""
+    most = _config(checkpoint.folder).get("max_position_embeddings", 512)
+    if task.max_length > most:
+        raise UserError(
+            f"task {task.name!r} has sequences of up to {task.max_length} tokens, the checkpoint {checkpoint.name} "
+            f"reads {most}; write '{task.name}[max_length={most}]'"
+        )
 
 
 def _validate(folder: Path) -> None:
@@ -211,18 +210,19 @@ def _validate(folder: Path) -> None:
 
 
 def _config(folder: Path) -> dict[str, Any]:
-    file = folder / "config.json"
+    if not (folder / "config.json").is_file():
+        raise UserError(f"{folder}: no config.json; a checkpoint is a folder written by save_pretrained")
+    return _read_object(folder / "config.json")
+
+
+def _read_object(file: Path) -> dict[str, Any]:
     try:
-        config = json.loads(file.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise UserError(
-            f"{folder}: no config.json; a checkpoint is a folder written by save_pretrained"
-        ) from None
+        content = json.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise UserError(f"{file}: not readable: {error}") from error
-    if not isinstance(config, dict):
-        raise UserError(f"{file}: a configuration is a JSON object")
-    return config
+    if not isinstance(content, dict):
+        raise UserError(f"{file}: not a JSON object")
+    return content
 
 
 def _weight_files(folder: Path) -> list[Path]:
@@ -231,10 +231,10 @@ def _weight_files(folder: Path) -> list[Path]:
     if single.is_file():
         return [single]
     if index.is_file():
-        files = [folder / name for name in sorted(set(json.loads(index.read_text())["weight_map"].values()))]
-        if absent := [file.name for file in files if not file.is_file()]:
+        shards = sorted({Path(name).name for name in _read_object(index).get("weight_map", {}).values()})
+        if absent := [name for name in shards if not (folder / name).is_file()]:
             raise UserError(f"{folder}: {absent[0]} is missing, which {index.name} names")
-        return files
+        return [folder / name for name in shards]
     if pickles := sorted(file.name for pattern in PICKLES for file in folder.glob(pattern)):
         raise UserError(
             f"{folder / pickles[0]}: weights in this format are not read, since loading a pickle can run any code; "
@@ -284,13 +284,13 @@ def _quiet() -> Iterator[None]:
 
     level, bar = reports.get_verbosity(), reports.is_progress_bar_enabled()
     reports.set_verbosity(logging.ERROR)
-    reports.disable_progress_bar()  # type: ignore[no-untyped-call]
+    reports.disable_progress_bar()
     try:
         yield
     finally:
         reports.set_verbosity(level)
         if bar:
-            reports.enable_progress_bar()  # type: ignore[no-untyped-call]
+            reports.enable_progress_bar()
 
 
 def _plain(names: Any) -> list[str]:

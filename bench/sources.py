@@ -68,6 +68,8 @@ def load_rows(
     read, origin = _open(task, data)
     tables = {}
     for role in roles or ("train", *task.evaluation_splits):
+        if role not in task.splits:
+            raise unknown("split", role, task.splits, where=f"task {task.name!r}")
         split = read(role)
         tables[role] = normalise(task, split, labelled=not role.startswith("test"))
         if not tables[role].num_rows:
@@ -102,20 +104,30 @@ def task_folder(task: Task, data: Path | None = None) -> Path | None:
     below = task.source.path if task.source.kind == "directory" else task.directory
     if below is None:
         return None
-    chosen = data or os.environ.get("MOEBENCH_DATA")
-    root = Path(chosen).expanduser().absolute() if chosen else None
-    if root is not None and not root.is_dir():
-        raise UserError(f"data folder {root}: no such folder")
-    if root is None and not Path(below).is_absolute():
-        if task.source.kind == "hub":
-            return None
-        raise UserError(f"task {task.name!r} needs a data folder with {below}: set `data:` or MOEBENCH_DATA")
-    folder = Path(below) if root is None else root / below
-    if folder.is_dir():
+    root = Path(below) if Path(below).is_absolute() else data_folder(data)
+    folder = root / below if root is not None else None
+    if folder is not None and folder.is_dir():
         return folder
     if task.source.kind == "hub":
         return None
+    if folder is None:
+        raise UserError(f"task {task.name!r} needs a data folder with {below}: set `data:` or MOEBENCH_DATA")
     raise UserError(f"task {task.name!r}: no folder {folder}")
+
+
+def data_folder(data: Path | None = None) -> Path | None:
+    """Return the data folder that was given, else that of ``MOEBENCH_DATA``, if any.
+
+    Raises:
+        UserError: Where it is not there.
+    """
+    chosen = data or os.environ.get("MOEBENCH_DATA")
+    if not chosen:
+        return None
+    folder = Path(chosen).expanduser().absolute()
+    if not folder.is_dir():
+        raise UserError(f"data folder {folder}: no such folder")
+    return folder
 
 
 def split_files(folder: Path, split: str) -> list[Path]:
@@ -199,14 +211,14 @@ def _read_files(task: Task, role: str, folder: Path) -> Split:
     files = split_files(folder, task.splits[role])
     if not files:
         split, there = task.splits[role], files_there(folder)
-        part = next(
-            (stem for stem in (f"{split}-part", *there) if stem in there and stem.startswith(split)), "FILE"
+        parts = sorted(
+            (stem for stem in there if stem.startswith(split)), key=lambda stem: stem != f"{split}-part"
         )
         file = split if Path(split).suffix else f"{split}.parquet"
         raise UserError(
             f"task {task.name!r}: {folder} has no {file} with the {role} rows; there: "
             f"{', '.join(there) or 'no Parquet file'}; a file of another name is read only where it is named: "
-            f"'{task.name}[{role}={part}]'"
+            f"'{task.name}[{role}={parts[0] if parts else 'FILE'}]'"
         )
     columns = [
         *task.text,

@@ -69,9 +69,8 @@ def availability(task: Task) -> str:
 
 def _is_cached(task: Task) -> bool:
     """Say whether the hub's cache has the splits that a run needs."""
-    folder = hub.cached(task.source.path, task.source.revision or "", "dataset") / (
-        task.source.config or "data"
-    )
+    commit = hub.cached(task.source.path, task.source.revision or "", "dataset")
+    folder = commit / (task.source.config or "data")
     return all(sources.split_files(folder, task.splits[role]) for role in _needed(task))
 
 

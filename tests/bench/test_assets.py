@@ -225,7 +225,9 @@ def test_a_full_disk_is_named_and_nothing_is_left(
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(os, "fsync", full)
-    with pytest.raises(UserError, match=r"cannot write the cache .*: No space left on device; set MOEBENCH_CACHE"):
+    with pytest.raises(
+        UserError, match=r"cannot write the cache .*: No space left on device; set MOEBENCH_CACHE"
+    ):
         assets.ensure(asset)
     assert visible(cache) == {by_hand.name}
 

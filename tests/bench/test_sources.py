@@ -111,6 +111,8 @@ def test_rows_for_submission_are_loaded_by_role_without_labels(data: Path) -> No
     rows = load_rows(MRPC, data=data, roles=["test"])
     assert rows.splits["test"].column_names == ["sentence1", "sentence2", "idx"]
     assert "test" not in load_rows(MRPC, data=data).splits
+    with pytest.raises(UserError, match=r"task 'mrpc': unknown split 'tests'; did you mean 'test'\?"):
+        load_rows(MRPC, data=data, roles=["tests"])
 
 
 def test_the_fingerprint_is_the_same_in_another_process_and_another_file_format(
