@@ -3,7 +3,7 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Callable
-from itertools import combinations, islice
+from itertools import combinations, islice, pairwise
 from pathlib import Path
 
 import numpy as np
@@ -99,7 +99,7 @@ def test_a_bucket_takes_shorter_rows_in_one_batch_at_most() -> None:
     lengths = random_lengths(1000)
     edges = np.array(bucket_edges(lengths, 16))
     (batches,) = epochs(lengths, 16, seed=0, count=1)
-    for below, edge in zip(edges[:-1], edges[1:], strict=True):
+    for below, edge in pairwise(edges):
         mixed = [batch for batch in batches if batch.length == edge and lengths[batch.indices].min() <= below]
         assert len(mixed) <= 1
 
