@@ -96,7 +96,9 @@ def resolve(spec: str) -> Checkpoint:
         )
     else:
         raise unknown(
-            "teacher", spec, ("embedded", "./folder", "bert-base-uncased@<revision, 40 hex digits>")
+            "teacher",
+            spec,
+            ("embedded", "./folder", "bert-base-uncased@<revision: 40 hex digits of a commit>"),
         )
     _validate(folder)
     return Checkpoint(name, folder, weights_sha256(folder))

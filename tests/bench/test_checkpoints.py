@@ -126,7 +126,7 @@ def test_an_unknown_teacher_lists_what_is_possible() -> None:
         UserError, match=r"unknown teacher 'embeded'; did you mean 'embedded'\? known: .*\./folder"
     ):
         resolve("embeded")
-    with pytest.raises(UserError, match=r"'bert-base-uncased'; known: .*bert-base-uncased@<revision, 40 hex"):
+    with pytest.raises(UserError, match=r"'bert-base-uncased'; known: .*bert-base-uncased@<revision: 40 hex"):
         resolve("bert-base-uncased")
 
 
