@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from reports.timings import headline
+from reports.timings import headline, timings
 from results.frame import Frame
 
 SCORES = (
@@ -57,7 +57,7 @@ def timing(frame: Frame) -> list[str]:
     setting = headline(frame)
     if setting is None:
         return ["No timings."]
-    done = setting.of(frame.latency)
+    done = timings(frame, setting)
     repeats = sorted({int(count) for count in done.loc[done["status"] == "done", "repeats"]})
     processes = f"; {' or '.join(map(str, repeats))} fresh processes each" if repeats else ""
     batches = ", ".join(str(size) for size in sorted(done["batch_size"].unique()))

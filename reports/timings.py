@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
 from dataclasses import astuple, dataclass, fields
+from functools import lru_cache
 
 import pandas as pd
 
 from reports.entries import Entry, blank, ratio
-from reports.outcomes import teacher_label
+from reports.outcomes import FRAMES, outcomes, tasks, teacher_label
 from reports.statistics import Estimate, geometric_mean
 from results.frame import Frame
+
+Ratio = tuple[float, float, float]  # a speed-up and the ends of its interval
 
 
 @dataclass(frozen=True, order=True)
@@ -29,15 +34,12 @@ class Setting:
         device = f"{self.device} (environment {self.environment})"
         return f"{device}, runtime {self.runtime}, {self.dtype}, {threads}, {self.workload}"
 
-    def of(self, latency: pd.DataFrame) -> pd.DataFrame:
-        """Return the timings made under these conditions."""
-        return latency[(latency[_KEYS] == pd.Series(astuple(self), index=_KEYS)).all(axis=1)]
-
 
 _KEYS = [field.name for field in fields(Setting)]
 
 
-def settings(frame: Frame) -> list[Setting]:
+@lru_cache(maxsize=FRAMES)
+def settings(frame: Frame) -> Sequence[Setting]:
     """Return the conditions of all timings, those with most finished timings first; then real lengths before fixed."""
     found = []
     for _, group in frame.latency.groupby(_KEYS, sort=True):
@@ -52,39 +54,53 @@ def headline(frame: Frame) -> Setting | None:
     return next(iter(settings(frame)), None)
 
 
+@lru_cache(maxsize=256)
+def timings(frame: Frame, setting: Setting) -> pd.DataFrame:
+    """Return the timings made under these conditions."""
+    latency = frame.latency
+    return latency[(latency[_KEYS] == pd.Series(astuple(setting), index=_KEYS)).all(axis=1)]
+
+
+@lru_cache(maxsize=256)
+def _ratios(frame: Frame, setting: Setting) -> Mapping[str, Mapping[str, Sequence[Ratio]]]:
+    """Return the finished ratios by method and task."""
+    done = timings(frame, setting)
+    done = done[done["status"] == "done"]
+    found: dict[str, dict[str, list[Ratio]]] = defaultdict(lambda: defaultdict(list))
+    columns = [done[name] for name in ("label", "task", "speedup", "speedup_low", "speedup_high")]
+    for label, task, *values in zip(*columns, strict=True):
+        found[label][task].append((float(values[0]), float(values[1]), float(values[2])))
+    return found
+
+
 def speedup(frame: Frame, setting: Setting, label: str, *, task: str | None = None) -> Estimate | None:
     """Pool a method's ratios to the teacher under one setting; None where there is none."""
-    timings = setting.of(frame.latency)
-    done = timings[(timings["label"] == label) & (timings["status"] == "done")]
-    done = done if task is None else done[done["task"] == task]
-    if done.empty:
-        return None
-    return geometric_mean(list(zip(done["speedup"], done["speedup_low"], done["speedup_high"], strict=True)))
+    by_task = _ratios(frame, setting).get(label, {})
+    chosen = [ratio for name, ratios in by_task.items() if task in (None, name) for ratio in ratios]
+    return geometric_mean(chosen) if chosen else None
 
 
 def speedup_entry(frame: Frame, setting: Setting, label: str) -> Entry:
     """Show a method's speed-up under one setting, or a dash and why there is none."""
     if label == teacher_label(frame):
         return Entry("1.00×", 1.0)
-    timings = frame.latency[frame.latency["label"] == label]
-    same = setting.of(timings)
+    same = timings(frame, setting)
+    same = same[same["label"] == label]
     estimate = speedup(frame, setting, label)
     if estimate is None:
-        return blank(_why_none(timings, same))
+        return blank(_why_none(frame.latency[frame.latency["label"] == label], same))
     done = same[same["status"] == "done"]
-    finished = set(
-        frame.cells.loc[(frame.cells["label"] == label) & (frame.cells["status"] == "done"), "task"]
-    )
+    finished = {task for task in tasks(frame) if outcomes(frame, task)[label].scores}
     untimed = sorted(finished - set(done["task"]))
     notes = [f"not timed on {', '.join(untimed)}"] if untimed else []
     notes += dict.fromkeys(line for text in done["warnings"] for line in text.split("\n") if line)
     return ratio(estimate, cells=done["cell_id"], note="; ".join(notes))
 
 
-def _why_none(timings: pd.DataFrame, same: pd.DataFrame) -> str:
+def _why_none(anywhere: pd.DataFrame, same: pd.DataFrame) -> str:
     if not same.empty:
         return "; ".join(dict.fromkeys(f"{row['status']}: {row['reason']}" for _, row in same.iterrows()))
-    if timings.empty:
+    if anywhere.empty:
         return "not timed"
-    elsewhere = ", ".join(sorted(timings["environment"].unique()))
+    elsewhere = ", ".join(sorted(anywhere["environment"].unique()))
     return f"timed only under other conditions (environment {elsewhere}); a speed-up is never carried across"

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
+import pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
@@ -9,46 +13,56 @@ from reports.figures.style import COLOURS, INK, panels
 from reports.outcomes import labels
 from results.frame import Frame
 
-STYLES = ("-", (0, (4, 1.5)), (0, (1, 1)), (0, (5, 1, 1, 1)))
+DASHES = ("-", (0, (4, 1.5)), (0, (1, 1)), (0, (5, 1, 1, 1)))
+PANELS = 12
+LINES = 15  # of a panel; more seeds and tasks than this are drawn as the mean over seeds
 
 
 def draw(frame: Frame) -> Figure | None:
-    """Draw the weighted sum of the terms over the steps, a line a seed; None where nothing was trained."""
+    """Draw the weighted sum of the terms over the steps; None where nothing was trained."""
     losses = frame.curves[frame.curves["term"] == "loss"]
-    shown = [label for label in labels(frame) if label in set(losses["label"])]
-    if not shown:
-        return None
-    names = sorted(losses["task"].unique())
-    colours = {task: COLOURS[place % len(COLOURS)] for place, task in enumerate(names)}
-    styles = {task: STYLES[place // len(COLOURS) % len(STYLES)] for place, task in enumerate(names)}
-    figure, axes = panels(len(shown), height=1.6)
     by_label = dict(tuple(losses.groupby("label")))
-    for axis, label in zip(axes, shown, strict=True):
-        for (task, _), curve in by_label[label].groupby(["task", "seed"], sort=True):
-            axis.plot(
-                curve["step"],
-                curve["value"],
-                color=colours[task],
-                linestyle=styles[task],
-                alpha=0.8,
-                label=task,
-            )
-            for start in curve.drop_duplicates("stage")["step"].iloc[1:]:
-                axis.axvline(start, color=INK, linewidth=0.6, linestyle=":")
-        axis.set_title(label)
-        axis.set_yscale("log")
-        axis.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-        axis.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-        axis.yaxis.set_minor_locator(NullLocator())
-        axis.set_xlabel("step")
-        axis.set_ylabel("loss")
-    if len(names) > 1:
-        handles = {
-            label: handle
-            for axis in axes
-            for handle, label in zip(*axis.get_legend_handles_labels(), strict=True)
+    known = [label for label in labels(frame) if label in by_label]
+    if not known:
+        return None
+    shown = known[:PANELS]
+    names = sorted(losses["task"].unique())
+    styles = {
+        task: {
+            "color": COLOURS[place % len(COLOURS)],
+            "linestyle": DASHES[place // len(COLOURS) % len(DASHES)],
         }
-        figure.legend(
-            [handles[task] for task in names], names, loc="outside lower center", ncols=min(len(names), 5)
-        )
+        for place, task in enumerate(names)
+    }
+    figure, axes = panels(len(shown), height=1.6)
+    for axis, label in zip(axes, shown, strict=True):
+        _panel(axis, by_label[label], styles)
+        axis.set_title(label)
+    if len(known) > len(shown):
+        figure.suptitle(f"the first {len(shown)} of {len(known)} in the order of the main table", fontsize=7)
+    if len(names) > 1:
+        handles = {task: axes[0].plot([], [], **style)[0] for task, style in styles.items()}
+        figure.legend(handles.values(), handles, loc="outside lower center", ncols=min(len(names), 5))
     return figure
+
+
+def _panel(axis: Any, losses: pd.DataFrame, styles: Mapping[str, Mapping[str, Any]]) -> None:
+    lines = losses[["task", "seed"]].drop_duplicates()
+    if len(lines) > LINES:
+        losses = (
+            losses.groupby(["task", "stage", "step"], as_index=False, sort=False)["value"]
+            .mean()
+            .assign(seed=0)
+        )
+    for (task, _), curve in losses.groupby(["task", "seed"], sort=True):
+        points = curve.sort_values("step")
+        axis.plot(points["step"], points["value"], alpha=0.8, **styles[str(task)])
+    stages = losses.groupby("stage", sort=False)["step"].min()
+    for start in stages[stages > stages.min()]:
+        axis.axvline(start, color=INK, linewidth=0.6, linestyle=":")
+    axis.set_yscale("log")
+    axis.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axis.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axis.yaxis.set_minor_locator(NullLocator())
+    axis.set_xlabel("step")
+    axis.set_ylabel("loss")

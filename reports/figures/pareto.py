@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from matplotlib.figure import Figure
 
-from reports.figures.style import GRID, INK, Mark, marks, panels
-from reports.outcomes import main_score, outcomes, tasks, teacher_label
+from reports.figures.style import DOT, GRID, INK, Mark, legend, marks, panels
+from reports.outcomes import labels, main_score, outcomes, tasks, teacher_label
 from reports.statistics import Estimate, mean_interval
 from reports.timings import headline, speedup
 from results.frame import Frame
@@ -70,17 +70,16 @@ def draw(frame: Frame) -> Figure | None:
         axis.set_title(task)
         axis.set_ylabel(f"{main_score(frame, task)} × 100")
         axis.set_xlabel("time relative to the teacher")
-    shown = list(dict.fromkeys(point.label for points in by_task.values() for point in points))
-    handles = {
-        label: handle
-        for axis in axes
-        for handle, label in zip(*axis.get_legend_handles_labels(), strict=True)
-    }
-    figure.legend([handles[label] for label in shown], shown, loc="outside right upper")
+    shown = [
+        label
+        for label in labels(frame)
+        if any(point.label == label for found in by_task.values() for point in found)
+    ]
+    legend(figure, {label: styles[label] for label in shown})
     return figure
 
 
-def _panel(axis: Any, points: Sequence[Point], styles: dict[str, Mark]) -> None:
+def _panel(axis: Any, points: Sequence[Point], styles: Mapping[str, Mark]) -> None:
     front = pareto_front(points)
     axis.step(
         [point.time.mean for point in front],
@@ -92,23 +91,30 @@ def _panel(axis: Any, points: Sequence[Point], styles: dict[str, Mark]) -> None:
         zorder=1,
     )
     axis.axvline(1.0, color=GRID, linewidth=1.0, zorder=0)
-    for point in points:
-        style = styles[point.label]
-        axis.errorbar(
-            point.time.mean,
-            point.score.mean,
-            xerr=_bars(point.time),
-            yerr=_bars(point.score),
-            fmt=style.marker,
-            color=style.colour,
-            markeredgecolor="white",
-            markeredgewidth=0.5,
-            elinewidth=0.8,
-            label=point.label,
+    colours = [styles[point.label].colour for point in points]
+    times, scores = [point.time.mean for point in points], [point.score.mean for point in points]
+    axis.vlines(times, *_ends([point.score for point in points]), colors=colours, linewidth=0.9, zorder=2)
+    axis.hlines(scores, *_ends([point.time for point in points]), colors=colours, linewidth=0.9, zorder=2)
+    for marker in dict.fromkeys(styles[point.label].marker for point in points):
+        same = [place for place, point in enumerate(points) if styles[point.label].marker == marker]
+        axis.scatter(
+            [times[place] for place in same],
+            [scores[place] for place in same],
+            c=[colours[place] for place in same],
+            marker=marker,
+            s=DOT[marker == "*"],
+            edgecolors="white",
+            linewidths=0.5,
             zorder=3,
         )
-    _limit_to_means(axis, [point.score.mean for point in points])
-    axis.set_xlim(left=0)
+    _limit_to_means(axis, scores)
+    axis.set_xlim(0, 1.06 * max(times))
+
+
+def _ends(estimates: Sequence[Estimate]) -> tuple[list[float], list[float]]:
+    lows = [one.mean if one.low is None else one.low for one in estimates]
+    highs = [one.mean if one.high is None else one.high for one in estimates]
+    return lows, highs
 
 
 def _limit_to_means(axis: Any, means: Sequence[float]) -> None:
@@ -116,12 +122,6 @@ def _limit_to_means(axis: Any, means: Sequence[float]) -> None:
     room = max(0.75 * (max(means) - min(means)), 1.0)
     low, high = axis.get_ylim()
     axis.set_ylim(max(low, min(means) - room), min(high, max(means) + room))
-
-
-def _bars(estimate: Estimate) -> list[list[float]] | None:
-    if estimate.low is None or estimate.high is None:
-        return None
-    return [[estimate.mean - estimate.low], [estimate.high - estimate.mean]]
 
 
 def _inverse(ratio: Estimate) -> Estimate:

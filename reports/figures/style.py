@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import math
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -14,6 +15,7 @@ import matplotlib as mpl
 import matplotlib.style
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 
 from reports.outcomes import teacher_label
 from results.frame import Frame
@@ -24,6 +26,7 @@ PAGE_WIDTH = 6.7  # inches, the text width of an A4 page
 # Okabe and Ito (2008), without the yellow that vanishes on white.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#7F7F7F")
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", ">", "h", "p")
+DOT = (34, 90)  # area of a point, and of a star, which fills less of it
 _STYLE = Path(__file__).with_name("paper.mplstyle")
 
 
@@ -85,6 +88,24 @@ def panels(count: int, *, height: float = 2.2, columns: int = 3) -> tuple[Figure
     return figure, list(axes[:count])
 
 
+def legend(figure: Figure, shown: Mapping[str, Mark]) -> None:
+    """Name the methods: beside the panels where they are few, else below."""
+    handles = [
+        Line2D(
+            [], [], linestyle="", marker=mark.marker, color=mark.colour, markersize=6, markeredgecolor="white"
+        )
+        for mark in shown.values()
+    ]
+    if len(handles) <= 12:
+        figure.legend(handles, list(shown), loc="outside right upper")
+    else:
+        figure.legend(handles, list(shown), loc="outside lower center", ncols=5)
+
+
+def _size(mark: Mark) -> float:
+    return math.sqrt(DOT[mark.marker == "*"])
+
+
 def files(entries: Iterable[FigureEntry], frame: Frame) -> Iterator[tuple[FigureEntry, Mapping[str, bytes]]]:
     """Draw each figure that the frame has something for and yield its files by suffix.
 
@@ -95,6 +116,8 @@ def files(entries: Iterable[FigureEntry], frame: Frame) -> Iterator[tuple[Figure
             figure = entry.draw(frame)
             if figure is None:
                 continue
+            figure.draw_without_rendering()
+            figure.set_layout_engine("none")  # what was laid out once holds for every format
             saved = {
                 "png": _save(figure, "png", {"Software": None}),
                 "pdf": _save(figure, "pdf", {"CreationDate": None, "Creator": None, "Producer": None}),

@@ -25,7 +25,7 @@ def caption(frame: Frame) -> str:
 
 
 def test_rows_begin_with_the_teacher_then_go_from_best_to_worst(frame: Frame) -> None:
-    assert labels(frame) == ["teacher", "moebert", "distilbert", "prune", "finetune"]
+    assert labels(frame) == ("teacher", "moebert", "distilbert", "prune", "finetune")
 
 
 def test_a_score_is_mean_half_interval_and_n(frame: Frame) -> None:
@@ -206,7 +206,7 @@ def test_a_caller_may_add_a_column_of_its_own(frame: Frame) -> None:
 
 def test_the_terminal_shows_the_same_texts(frame: Frame) -> None:
     shown = comparison_table(frame)
-    assert shown["method"].tolist() == labels(frame)
+    assert shown["method"].tolist() == list(labels(frame))
     assert shown["reviews accuracy"].tolist() == [
         one.text for one in entries(frame, "reviews accuracy").values()
     ]
