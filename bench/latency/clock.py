@@ -186,7 +186,8 @@ def _add_memory(request: TimingRequest, found: dict[tuple[str, str], _Found], fo
     baseline = _peaks(request, request.baseline, workloads, folder) if workloads else {}
     for model in request.candidates:
         own = tuple(name for name in workloads if (model.id, name) in timed)
-        peaks = _peaks(request, model, own, folder) if own else {}
+        same = model == request.baseline
+        peaks = baseline if same or not own else _peaks(request, model, own, folder)
         for workload in own:
             repeats = timed[model.id, workload].repeats
             repeats[0] = repeats[0].model_copy(

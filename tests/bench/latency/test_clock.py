@@ -223,6 +223,22 @@ def test_memory_is_read_small_workloads_first_and_kept_in_the_first_repeat(
     assert second.baseline_peak_memory_bytes is None
 
 
+def test_a_peak_that_cannot_be_reset_is_not_passed_off_as_the_models(
+    request_for: Any, jobs: list[TimeJob | MemoryJob], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(worker, "peak_memory_bytes", lambda device: 2**40)  # that of the loading, still
+    (timing,) = time_cells(request_for("twice", memory=True, batches={"1x8": batches(1, 8)})).values()
+    assert timing.status == "done"
+    assert timing.repeats[0].candidate_peak_memory_bytes is None
+
+
+def test_a_baseline_beside_itself_is_weighed_once(request_for: Any, jobs: list[TimeJob | MemoryJob]) -> None:
+    request = request_for("teacher", memory=True, repeats=1)
+    (first, _) = time_cells(replace(request, baseline=request.candidates[0])).values()
+    assert [job.kind for job in jobs] == ["time", "memory"]
+    assert first.repeats[0].candidate_peak_memory_bytes == first.repeats[0].baseline_peak_memory_bytes > 10**7
+
+
 def test_a_grid_that_is_stopped_goes_on_where_it_was(request_for: Any, jobs: list[TimeJob]) -> None:
     listed = {f"{size}x8": batches(size, 8, count=1) for size in (1, 2, 3, 4, 5)}
     request = request_for("teacher", "twice", batches=listed, repeats=1)
