@@ -49,14 +49,14 @@ def toy_teacher(task: Task, *, layers: int = 4, hidden_size: int = 32, seed: int
         intermediate_size=4 * hidden_size,
         max_position_embeddings=64,
         initializer_range=0.2,
-        num_labels=task.num_labels,  # type: ignore[call-arg]
+        num_labels=task.num_labels,
     )
     classes = {"extractive-qa": BertForQuestionAnswering}
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         teacher: PreTrainedModel = classes.get(task.head, BertForSequenceClassification)(config)
     teacher.requires_grad_(False)
-    teacher.eval()  # type: ignore[no-untyped-call]
+    teacher.eval()
     return teacher
 
 

@@ -37,7 +37,7 @@ def recorded_scores(model: PreTrainedModel, mask: Tensor) -> Iterator[list[Tenso
     for attention in model.modules():
         query, key = getattr(attention, "query", None), getattr(attention, "key", None)
         if isinstance(query, nn.Linear) and isinstance(key, nn.Linear):
-            size = int(attention.attention_head_size)  # type: ignore[arg-type]
+            size = int(attention.attention_head_size)
             handles.append(
                 query.register_forward_hook(lambda _module, _inputs, output: queries.append(output))
             )

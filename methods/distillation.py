@@ -153,7 +153,7 @@ class Distillation(Objective):
     def train(self, mode: bool = True) -> Distillation:
         """Set the student's mode; a teacher in training mode would distil its dropout noise."""
         super().train(mode)
-        self.teacher.eval()  # type: ignore[no-untyped-call]
+        self.teacher.eval()
         return self
 
     def forward(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -16,8 +16,8 @@ from bench.method import Method, Objective, Skip, Stage
 from methods.inputs import model_inputs
 from methods.layers import not_bert
 from moebert import MoEBertConfig, adapt, ffn_importance
-from moebert.cost import count_parameters, multiply_adds
-from moebert.distillation import distillation_losses
+from moebert.cost import Head, count_parameters, multiply_adds
+from moebert.distillation import Layers, distillation_losses
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -73,9 +73,15 @@ class LayerwiseDistillation(Objective):
         super().__init__()
         self.teacher, self.student, self.config = teacher, student, config
         self.regression = task.head == "regression"
-        self.layers = "none" if config.distill in {"prediction", "none"} else config.distill
-        weight = config.distill_weight
-        self.weights = {"layers": weight, "prediction": weight, "balance": config.balance_weight}
+        distill = config.distill
+        self.layers: Layers = "none" if distill == "prediction" else distill
+        self.weights = {}
+        if distill != "none":
+            self.weights["prediction"] = config.distill_weight
+        if self.layers != "none":
+            self.weights["layers"] = config.distill_weight
+        if config.routing.startswith("gate"):
+            self.weights["balance"] = config.balance_weight
 
     def forward(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
         """Compute ``labels``, ``layers``, ``prediction`` and ``balance``, as far as there are any."""
@@ -155,7 +161,7 @@ class MoEBert(Method):
         """Count by formula: a token visits one expert of every layer."""
         from bench.cost import Cost
 
-        head = "span" if hasattr(student, "qa_outputs") else "sequence"
+        head: Head = "span" if hasattr(student, "qa_outputs") else "sequence"
         count = count_parameters(student.config, head=head)
         return Cost(
             stored_parameters=count.stored,

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 
-class PrunedBertConfig(BertConfig):  # type: ignore[no-untyped-call]
+class PrunedBertConfig(BertConfig):
     """Describe a BERT that lost heads and neurons.
 
     ``num_attention_heads`` and ``intermediate_size`` stay those of the model it was cut from; a head keeps its size.
@@ -44,7 +44,7 @@ class PrunedBertConfig(BertConfig):  # type: ignore[no-untyped-call]
     layer_intermediate_sizes: list[int] | None = None
 
 
-class PrunedBertModel(BertModel):  # type: ignore[no-untyped-call]
+class PrunedBertModel(BertModel):
     """BertModel with fewer heads and neurons."""
 
     config_class = PrunedBertConfig
@@ -52,10 +52,10 @@ class PrunedBertModel(BertModel):  # type: ignore[no-untyped-call]
     def __init__(self, config: PrunedBertConfig, add_pooling_layer: bool = True) -> None:
         super().__init__(config, add_pooling_layer=add_pooling_layer)
         _resize(self, config)
-        self.post_init()  # type: ignore[no-untyped-call]
+        self.post_init()
 
 
-class PrunedBertForSequenceClassification(BertForSequenceClassification):  # type: ignore[no-untyped-call]
+class PrunedBertForSequenceClassification(BertForSequenceClassification):
     """BertForSequenceClassification with fewer heads and neurons."""
 
     config_class = PrunedBertConfig
@@ -63,10 +63,10 @@ class PrunedBertForSequenceClassification(BertForSequenceClassification):  # typ
     def __init__(self, config: PrunedBertConfig) -> None:
         super().__init__(config)
         _resize(self.bert, config)
-        self.post_init()  # type: ignore[no-untyped-call]
+        self.post_init()
 
 
-class PrunedBertForQuestionAnswering(BertForQuestionAnswering):  # type: ignore[no-untyped-call]
+class PrunedBertForQuestionAnswering(BertForQuestionAnswering):
     """BertForQuestionAnswering with fewer heads and neurons."""
 
     config_class = PrunedBertConfig
@@ -74,7 +74,7 @@ class PrunedBertForQuestionAnswering(BertForQuestionAnswering):  # type: ignore[
     def __init__(self, config: PrunedBertConfig) -> None:
         super().__init__(config)
         _resize(self.bert, config)
-        self.post_init()  # type: ignore[no-untyped-call]
+        self.post_init()
 
 
 AutoConfig.register(PrunedBertConfig.model_type, PrunedBertConfig, exist_ok=True)

@@ -36,7 +36,7 @@ def unit_importance(model: PreTrainedModel, batches: Iterable[dict[str, Tensor]]
     Raises:
         UserError: Where there is no batch.
     """
-    layers: Any = model.base_model.encoder.layer  # type: ignore[union-attr]
+    layers: Any = model.base_model.encoder.layer
     size = layers[0].attention.self.attention_head_size
     total = Importance(
         torch.zeros(len(layers), layers[0].attention.output.dense.in_features // size, dtype=torch.float64),
@@ -75,7 +75,7 @@ def _recorded(model: PreTrainedModel, layers: Any) -> Iterator[list[Tensor]]:
     def record(_module: nn.Module, inputs: tuple[Tensor]) -> None:
         outputs.append(inputs[0])
 
-    handles = [model.base_model.embeddings.register_forward_hook(start)]  # type: ignore[union-attr]
+    handles = [model.base_model.embeddings.register_forward_hook(start)]
     for layer in layers:
         handles.append(layer.attention.output.dense.register_forward_pre_hook(record))
         handles.append(layer.output.dense.register_forward_pre_hook(record))
