@@ -262,6 +262,13 @@ def test_a_model_is_given_token_types_only_if_it_takes_them(tokenizer, rows: Dat
     )
 
 
+def test_a_batch_reads_no_value_back_from_the_device(tokenizer, rows: Dataset) -> None:
+    encoded = encode(make_task(), rows, tokenizer, cache=None, key="k").to("meta")  # its tensors have no values
+    batch = encoded.batch(np.array([1, 4, 2]), 24)
+    assert all(tensor.shape == (3, 24) for name, tensor in batch.items() if name != "labels")
+    assert batch["labels"].shape == (3,)
+
+
 @pytest.mark.gpu
 def test_batches_on_a_gpu_need_no_synchronisation(tokenizer, rows: Dataset) -> None:
     here = encode(make_task(), rows, tokenizer, cache=None, key="k")
