@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 from torch import Tensor
+from transformers.utils import logging as transformers_logging
 
 from bench import checkpoints
 from bench.batching import evaluation_batches
@@ -119,6 +120,7 @@ def run_cell(job: Job, report: Report | None = None) -> CellRecord:
     """
     started = now()
     torch.set_num_threads(job.threads)
+    transformers_logging.disable_progress_bar()
     try:
         values = _make(job, RunFolder(job.folder), report)
     except Exception as error:  # noqa: BLE001 - whatever a method raises is a result of its cell
