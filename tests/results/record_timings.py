@@ -1,7 +1,8 @@
-"""Record the timings that the tests of ``results.timing`` replay: ``python record_timings.py CHECKPOINT DATA``.
+"""Record the timings that the tests of ``results.timing`` replay.
 
-CHECKPOINT is a folder with a BERT and its tokenizer, DATA the folder with ``glue/sst2/validation.parquet``. Timed beside
-the checkpoint: itself, its first half, and all of its layers twice (a planted slowdown).
+``python record_timings.py NAME CHECKPOINT DATA`` writes ``recordings/NAME-<variant>-<workload>.json``. CHECKPOINT is a
+folder with a BERT and its tokenizer, DATA the folder with ``glue/sst2/validation.parquet``. Timed beside the
+checkpoint: itself, its first half, and all of its layers twice (a planted slowdown).
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from bench.toys import toy_task
 from results.record import LatencyRecord, WorkloadRecord
 
 RECORDINGS = Path(__file__).parent / "recordings"
-WORKLOADS = ("1x32", "8x32", "8xreal")
+WORKLOADS = ("8x32", "8xreal")
 
 
 def variants(model: PreTrainedModel) -> dict[str, PreTrainedModel]:
@@ -42,7 +43,7 @@ def variants(model: PreTrainedModel) -> dict[str, PreTrainedModel]:
     return made
 
 
-def main(checkpoint: Path, data: Path) -> None:
+def main(name: str, checkpoint: Path, data: Path) -> None:
     """Time every variant and write one record a variant and workload."""
     torch.set_num_threads(1)
     changes = {"text": ("sentence",), "labels": ("0", "1"), "max_length": 128}
@@ -50,11 +51,11 @@ def main(checkpoint: Path, data: Path) -> None:
     rows = Dataset.from_parquet(str(data / "glue/sst2/validation.parquet"))
     encoded = encode(task, rows, AutoTokenizer.from_pretrained(checkpoint), cache=None, key="")
     model = AutoModelForSequenceClassification.from_pretrained(checkpoint)
-    with TemporaryDirectory() as name:
+    with TemporaryDirectory() as folder:
         models = {}
         for variant, made in variants(model).items():
-            made.save_pretrained(Path(name) / variant)
-            models[variant] = TimedModel(variant, Path(name) / variant)
+            made.save_pretrained(Path(folder) / variant)
+            models[variant] = TimedModel(variant, Path(folder) / variant)
         batches = streams(map(Workload.parse, WORKLOADS), encoded, seed=0)
         request = TimingRequest(Setting(task), models["same"], tuple(models.values()), batches)
         started = datetime.now(UTC).isoformat(timespec="seconds")
@@ -62,7 +63,7 @@ def main(checkpoint: Path, data: Path) -> None:
     for (variant, workload), timing in found.items():
         shape = Workload.parse(workload)
         record = LatencyRecord(
-            id=f"{variant}-{workload}",
+            id=f"{name}-{variant}-{workload}",
             environment="recorded",
             suite_version="0.1.0",
             started=started,
@@ -87,4 +88,4 @@ def main(checkpoint: Path, data: Path) -> None:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), Path(sys.argv[2]))
+    main(sys.argv[1], Path(sys.argv[2]), Path(sys.argv[3]))

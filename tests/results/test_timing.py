@@ -12,11 +12,9 @@ from results.record import LatencyRecord, Repeat, WorkloadRecord
 from results.timing import summarise
 
 RECORDINGS = sorted((Path(__file__).parent / "recordings").glob("*.json"))
-NAMES = [file.stem for file in RECORDINGS]
 
 
-def replay(name: str) -> LatencyRecord:
-    file = Path(__file__).parent / "recordings" / f"{name}.json"
+def replay(file: Path) -> LatencyRecord:
     return LatencyRecord.model_validate_json(file.read_text())
 
 
@@ -198,3 +196,51 @@ def test_batches_of_different_lengths_are_no_noise_where_both_sides_share_them()
 def test_a_record_that_cannot_be_is_refused(record: LatencyRecord, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         summarise(record)
+
+
+def recorded(variant: str) -> Any:
+    """Parametrise over the recordings of one variant, whatever the machine was doing meanwhile."""
+    files = [file for file in RECORDINGS if f"-{variant}-" in file.name]
+    assert len(files) >= 2, f"no recordings of {variant!r} in {RECORDINGS}"
+    return pytest.mark.parametrize("file", files, ids=[file.stem for file in files])
+
+
+@recorded("same")
+def test_identical_models_are_not_told_apart(file: Path) -> None:
+    summary = summarise(replay(file))
+    assert summary.speedup_low <= 1 <= summary.speedup_high
+    assert summary.speedup == pytest.approx(1, abs=0.05)
+
+
+@recorded("double")
+def test_a_model_with_all_layers_twice_is_found_to_be_slower(file: Path) -> None:
+    summary = summarise(replay(file))
+    assert summary.speedup_high < 0.6
+    assert summary.speedup == pytest.approx(0.5, abs=0.05)
+
+
+@recorded("half")
+def test_half_of_the_layers_take_half_of_the_time(file: Path) -> None:
+    summary = summarise(replay(file))
+    assert summary.speedup_low > 1.7
+    assert summary.speedup == pytest.approx(2, abs=0.2)
+
+
+@pytest.mark.parametrize(
+    "file", [file for file in RECORDINGS if file.name.startswith("busy-")], ids=lambda f: f.stem
+)
+def test_a_busy_machine_is_said_to_be_one(file: Path) -> None:
+    assert any(warning.startswith("load average high") for warning in summarise(replay(file)).warnings)
+
+
+@pytest.mark.parametrize("file", RECORDINGS, ids=lambda file: file.stem)
+def test_recordings_hold_what_the_clock_promises(file: Path) -> None:
+    record = replay(file)
+    assert len(record.repeats) == 5
+    for repeat in record.repeats:
+        assert len(repeat.baseline_ms) == len(repeat.candidate_ms) == repeat.warmup + 20
+    summary = summarise(record)
+    assert summary.calls == 100
+    assert summary.p50_ms <= summary.p90_ms <= summary.p99_ms
+    assert summary.throughput_per_s == pytest.approx(8000 / summary.p50_ms, rel=0.5)
+    assert record.repeats[0].candidate_peak_memory_bytes is not None
