@@ -10,7 +10,6 @@ import inspect
 import logging
 import os
 import shutil
-import tempfile
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -31,7 +30,7 @@ if TYPE_CHECKING:
     from tokenizers import Tokenizer
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-FORMAT = 1  # of the arrays on disk; part of the cache key
+FORMAT = 1  # of the arrays and how they are made; part of the cache key
 TARGETS = ("labels", "start_positions", "end_positions")
 
 log = logging.getLogger(__name__)
@@ -144,21 +143,18 @@ def encode(
     plain, pad_token_id = _plain(tokenizer), _pad_token_id(tokenizer)
     head = HEADS[task.head]
     if cache is None:
-        return _report(
-            task, Encoded.from_arrays(head.encode(task, rows, plain, training=training), pad_token_id)
-        )
+        arrays = head.encode(task, rows, plain, training=training)
+        return _report(task, Encoded.from_arrays(arrays, pad_token_id))
     specification = task.model_dump(
         mode="json", include={"head", "text", "label", "id", "labels", "max_length"}
     )
     folder = cache / digest([FORMAT, key, len(rows), training, specification, plain.to_str()])
     cache.mkdir(parents=True, exist_ok=True)
     with FileLock(folder.with_suffix(".lock")):
-        arrays = _read(folder)
-        if arrays is None:
-            _write(folder, head.encode(task, rows, plain, training=training))
-            arrays = _read(folder)
-    if arrays is None:
-        raise UserError(f"{folder} cannot be read back; is the disk sound?")
+        mapped = _read(folder)
+        arrays = mapped or head.encode(task, rows, plain, training=training)
+        if mapped is None:
+            _write(folder, arrays)
     return _report(task, Encoded.from_arrays(arrays, pad_token_id))
 
 
@@ -209,16 +205,15 @@ def _pad_token_id(tokenizer: PreTrainedTokenizerBase) -> int:
 
 def _write(folder: Path, arrays: Arrays) -> None:
     """Store the arrays under their names; the folder appears whole or not at all."""
-    temporary = Path(tempfile.mkdtemp(prefix=f"{folder.name}.", dir=folder.parent))
-    try:
-        for name, array in arrays.items():
-            with (temporary / f"{name}.npy").open("wb") as file:
-                np.save(file, array, allow_pickle=False)
-                file.flush()
-                os.fsync(file.fileno())
-        temporary.rename(folder)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+    partial = folder.with_suffix(".partial")
+    shutil.rmtree(partial, ignore_errors=True)  # of a process that was killed
+    partial.mkdir()
+    for name, array in arrays.items():
+        with (partial / f"{name}.npy").open("wb") as file:
+            np.save(file, array, allow_pickle=False)
+            file.flush()
+            os.fsync(file.fileno())
+    partial.rename(folder)
 
 
 def _read(folder: Path) -> Arrays | None:
@@ -226,14 +221,15 @@ def _read(folder: Path) -> Arrays | None:
     if not folder.exists():
         return None
     try:
-        # copy on write: torch wants memory that it may write to, the file stays as it is
-        mapped = {
-            file.stem: np.load(file, mmap_mode="c", allow_pickle=False) for file in folder.glob("*.npy")
-        }
+        return {file.stem: _map(file) for file in folder.glob("*.npy")}
     except (ValueError, OSError, EOFError):
         log.warning("encoded rows in %s are damaged; encoding again", folder)
         shutil.rmtree(folder)
         return None
-    return {
-        name: np.asarray(array) for name, array in mapped.items()
-    }  # indexing numpy's memmap class is slow
+
+
+def _map(file: Path) -> NDArray[Any]:
+    """Map an array copy-on-write, since torch wants memory that it may write to; the file stays as it is."""
+    return np.asarray(
+        np.load(file, mmap_mode="c", allow_pickle=False)
+    )  # indexing the memmap class itself is slow

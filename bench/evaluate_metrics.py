@@ -1,4 +1,4 @@
-"""The scores as ``evaluate.Metric``, for code that takes such; they need no network and no files.
+"""The scores as ``evaluate.Metric``, for code that takes such; they need no network.
 
 ``import evaluate`` takes seconds: import this module late.
 """
@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from bench import metrics
 
 
-class _InMemory(evaluate.Metric):  # type: ignore[misc]
+class _InMemory(evaluate.Metric):
     """A metric that keeps what it is given in memory."""
 
     features_: ClassVar[Features]

@@ -128,7 +128,7 @@ def load_predictions(path: Path, encoded: Mapping[str, Encoded]) -> dict[str, Lo
 @contextmanager
 def _eval_mode(model: PreTrainedModel) -> Iterator[None]:
     modes = [(module, module.training) for module in model.modules()]
-    model.eval()  # type: ignore[no-untyped-call]
+    model.eval()
     try:
         yield
     finally:

@@ -108,9 +108,8 @@ def best_threshold(answered: Values, abstained: Values, null_difference: Values)
     order = np.argsort(null_difference, kind="stable")
     gains = np.concatenate([[0.0], np.cumsum((answered - abstained)[order])])
     thresholds = np.concatenate([[-np.inf], null_difference[order]])
-    possible = np.append(
-        thresholds[1:] > thresholds[:-1], True
-    )  # rows of one difference are answered together
+    # rows of one difference are answered together: only the last of them may be the threshold
+    possible = np.append(thresholds[1:] > thresholds[:-1], True)
     best = int(np.where(possible, gains, -np.inf).argmax())
     return float(np.mean(abstained) + gains[best] / len(answered)), float(thresholds[best])
 

@@ -52,7 +52,7 @@ def best_spans(
         end_logits: The same.
         longest: Tokens of the longest answer.
     """
-    assert encoded.spans is not None
+    spans = _spans(encoded)
     starts, ends = _in_context(encoded, start_logits), _in_context(encoded, end_logits)
     best_end = ends.copy()  # [feature, token]: the best end logit of a span that starts there
     for ahead in range(1, min(longest, ends.shape[1])):
@@ -67,8 +67,7 @@ def best_spans(
     chosen = np.lexsort((-score, encoded.rows))[row_begins]
     null = np.minimum.reduceat(start_logits[:, 0] + end_logits[:, 0], row_begins)
     token = np.cumsum(encoded.lengths, dtype=np.int64)[chosen] - encoded.lengths[chosen]
-    begin, end = encoded.spans[token + first[chosen], 0], encoded.spans[token + last[chosen], 1]
-    return Spans(begin, end, null - score[chosen])
+    return Spans(spans[token + first[chosen], 0], spans[token + last[chosen], 1], null - score[chosen])
 
 
 def judge_logits(task: Task, rows: Dataset, encoded: Encoded, logits: Logits) -> Judgement:
@@ -90,10 +89,15 @@ def judge_logits(task: Task, rows: Dataset, encoded: Encoded, logits: Logits) ->
     return judge(answers, references, spans.null_difference if may_abstain else None)
 
 
+def _spans(encoded: Encoded) -> NDArray[np.int32]:
+    if encoded.spans is None:
+        raise ValueError("answers are found in rows that were encoded for extractive QA")
+    return encoded.spans
+
+
 def _in_context(encoded: Encoded, logits: Floats) -> Floats:
     """Set to minus infinity what is not a token of the context."""
-    assert encoded.spans is not None
     real = np.arange(logits.shape[1]) < encoded.lengths[:, None]
     context = np.zeros(logits.shape, dtype=bool)
-    context[real] = encoded.spans[:, 1] > 0
+    context[real] = _spans(encoded)[:, 1] > 0
     return np.where(context, logits, -np.inf)

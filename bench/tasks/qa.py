@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -58,6 +58,24 @@ class _Layout:
         return cls(ids[:question], between, ids[context + sides.count(1) :], types)
 
 
+class _Feature(NamedTuple):
+    """One window of a row, or a column of many.
+
+    Attributes:
+        row: Its row.
+        before: Tokens before the window.
+        onward: Tokens from the window's first on, special ones included.
+        start_position: First token of the answer, 0 where the window does not hold it.
+        end_position: Last token of the answer.
+    """
+
+    row: Any
+    before: Any
+    onward: Any
+    start_position: Any
+    end_position: Any
+
+
 def encode_windows(task: Task, rows: Dataset, tokenizer: Tokenizer, *, training: bool) -> Arrays:
     """Tokenise questions and contexts and lay out their windows end to end.
 
@@ -85,9 +103,7 @@ def encode_windows(task: Task, rows: Dataset, tokenizer: Tokenizer, *, training:
     space = task.max_length - len(layout.before) - len(layout.between) - len(layout.after)
     none = np.zeros((task.max_length, 2), dtype=np.int32)
     tokens, spans = [], []
-    features: list[
-        tuple[int, ...]
-    ] = []  # row, tokens before the window, tokens from there on, start and end position
+    features = []
     for row, (question, context, gold) in enumerate(zip(questions, contexts, golds, strict=True)):
         if gold is None:
             continue
@@ -97,26 +113,27 @@ def encode_windows(task: Task, rows: Dataset, tokenizer: Tokenizer, *, training:
             tokens += [head, context.ids[start:stop], layout.after]
             spans += [none[: len(head)], context.spans[start:stop], none[: len(layout.after)]]
             inside = start <= gold[0] and gold[1] < stop
-            positions = [token - start + len(head) for token in gold] if inside else [0, 0]
-            features.append((row, len(head), stop - start + len(layout.after), *positions))
+            first, last = (token - start + len(head) for token in gold) if inside else (0, 0)
+            features.append(_Feature(row, len(head), stop - start + len(layout.after), first, last))
     if not features:
         raise UserError(
             f"task {task.name!r}: no training row has an answer that is in its context at its offset"
         )
-    row_of, before, onward, first, last = np.array(features, dtype=np.int32).T
+    columns = _Feature(*np.array(features, dtype=np.int32).T)
     arrays: Arrays = {
         "input_ids": np.concatenate(tokens),
         "token_type_ids": np.repeat(
             np.tile(np.array(layout.types, dtype=np.int8), len(features)),
-            np.stack([before, onward], axis=1).ravel(),
+            np.stack([columns.before, columns.onward], axis=1).ravel(),
         ),
         "spans": np.concatenate(spans),
-        "lengths": before + onward,
-        "rows": row_of.copy(),
+        "lengths": columns.before + columns.onward,
+        "rows": columns.row.copy(),
         "ids": row_ids(task, rows),
     }
     if training:
-        arrays |= {"start_positions": first.astype(np.int64), "end_positions": last.astype(np.int64)}
+        arrays["start_positions"] = columns.start_position.astype(np.int64)
+        arrays["end_positions"] = columns.end_position.astype(np.int64)
     return arrays
 
 
