@@ -119,7 +119,10 @@ def _presets() -> Listing:
 
 
 def _published() -> Listing:
-    raise NotImplementedError
+    from results import published
+
+    columns = ("source", "method", "teacher", "parameters_millions", "task", "score", "split", "value", "place", "warning")
+    return columns, [tuple(getattr(number, column) for column in columns) for number in published.search()]
 
 
 def _run_cells(folder: Path, search: str = "") -> RenderableType:

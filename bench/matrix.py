@@ -214,6 +214,9 @@ def cells(matrix: Matrix) -> list[CellPlan]:
         UserError: For an unknown task, method or knob, or the same student listed twice.
     """
     chosen = [find_task(choice) for choice in matrix.tasks]
+    for name, count in Counter(task.name for task in chosen).items():
+        if count > 1:
+            raise UserError(f"task {name!r} is listed {count} times; give its variants names of their own in task files")
     repeated = {
         name for name, count in Counter(choice.name for choice in matrix.methods).items() if count > 1
     }

@@ -118,7 +118,7 @@ class Survey:
         self, plan: CellPlan, method: str, teacher_sha256: str, budget: Budget, *, teacher_id: str | None
     ) -> Job:
         identity = CellIdentity(
-            task=plan.task.model_dump(mode="json"),
+            task=task_identity(plan.task),
             data=self.rows[plan.task.name].fingerprint,
             limit=self.matrix.limit,
             calibration_rows=self.matrix.calibration_rows if teacher_id else None,
@@ -143,6 +143,7 @@ class Survey:
         )
 
     def _load(self, task: Task) -> Rows:
+        checkpoints.require_room(self.checkpoint, task)
         rows = load_rows(task, data=self.data, limit=self.matrix.limit)
         if "train" not in rows.splits or len(rows.splits["train"]) == 0:
             raise UserError(
@@ -181,11 +182,16 @@ def recorded_cells(folder: RunFolder) -> list[Cell]:
     teachers = [replace(plan, method=TEACHER, config={}, label=TEACHER) for plan in one_each(plans)]
     listed = []
     for plan in [*teachers, *plans]:
-        record = found.get(_wanted(plan.task.model_dump(mode="json"), plan.method, plan.config, plan.seed))
+        record = found.get(_wanted(task_identity(plan.task), plan.method, plan.config, plan.seed))
         state = state_of(record) if record else "missing"
         reason = record.reason if record else ""
         listed.append(Cell(plan.label, plan.task.name, plan.seed, None, record, state, reason))
     return listed
+
+
+def task_identity(task: Task) -> dict[str, Any]:
+    """Return what of a task decides a cell: wherever its rows lie, their fingerprint says which they are."""
+    return task.model_dump(mode="json", exclude={"source", "directory"})
 
 
 def _wanted(task: dict[str, Any], method: str, config: dict[str, Any], seed: int) -> str:
