@@ -7,11 +7,9 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import yaml
 from rich import box
 from rich.console import RenderableType
 from rich.markup import escape
-from rich.syntax import Syntax
 from rich.table import Table
 
 from bench.errors import UserError, unknown
@@ -52,7 +50,7 @@ def describe(name: str, cell: str | None) -> RenderableType:
     if plain in tasks.names() or folder.suffix in {".yaml", ".yml"}:
         return _describe_task(name)
     if name in presets():
-        return Syntax(presets()[name].read_text(encoding="utf-8"), "yaml", background_color="default")
+        return _highlighted(presets()[name].read_text(encoding="utf-8"))
     raise unknown("run folder, method, task or preset", name, [*methods.names(), *tasks.names(), *presets()])
 
 
@@ -166,7 +164,14 @@ def _describe_task(text: str) -> RenderableType:
 
 
 def _yaml(document: Mapping[str, Any]) -> RenderableType:
-    text = yaml.safe_dump(dict(document), sort_keys=False, allow_unicode=True)
+    import yaml
+
+    return _highlighted(yaml.safe_dump(dict(document), sort_keys=False, allow_unicode=True))
+
+
+def _highlighted(text: str) -> RenderableType:
+    from rich.syntax import Syntax
+
     return Syntax(text, "yaml", background_color="default")
 
 
