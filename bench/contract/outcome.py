@@ -6,6 +6,8 @@ import traceback
 from dataclasses import dataclass
 from pathlib import Path
 
+from pydantic import ValidationError
+
 from bench.errors import UserError
 
 
@@ -32,6 +34,8 @@ class BrokenError(Exception):
 
 def describe(error: Exception) -> str:
     """Say an error in one line, with the place for those that are not ours."""
+    if isinstance(error, ValidationError):
+        return "; ".join(f"{'.'.join(map(str, each['loc']))}: {each['msg']}" for each in error.errors())
     first = next(iter(str(error).strip().splitlines()), "")
     if isinstance(error, BrokenError | UserError):
         return first

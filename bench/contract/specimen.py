@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from bench.contract.outcome import BrokenError
 from bench.data import model_inputs
 from bench.method import Method, Skip, Stage
 from bench.steps import LOSS, trained_parameters, weighted
@@ -71,6 +72,9 @@ def begin(plugin: type[Method], head: HeadName, *, layers: int = 4) -> Start | S
         return skip
     torch.manual_seed(SEED)
     student = method.compress(teacher, batches, task)
+    theirs = {id(parameter) for parameter in teacher.parameters()}
+    if shared := [name for name, parameter in student.named_parameters() if id(parameter) in theirs]:
+        raise BrokenError(f"the student shares parameters with its teacher: {shared[0]}, …; copy them")
     for parameter in student.parameters():
         parameter.requires_grad_(parameter.is_floating_point())
     return Start(method, task, teacher, batches, student, method.stages(teacher, student, task))
@@ -86,7 +90,7 @@ def finish(start: Start, folder: Path) -> Specimen:
     student = start.method.finalize(start.student, start.stages)
     student.eval()
     student.save_pretrained(folder)
-    return Specimen(start, student, terms, trained, answers(student, start.batches[0]), folder)
+    return Specimen(start, student, terms, trained, answers(student, toy_batches(start.task)[0]), folder)
 
 
 def answers(model: PreTrainedModel, batch: dict[str, Tensor]) -> dict[str, Tensor]:
