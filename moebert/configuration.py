@@ -29,7 +29,7 @@ class MoEBertConfig(BertConfig):
     """
 
     model_type = "moebert"
-    keys_to_ignore_at_inference = ("hidden_states", "attentions", "balance_loss", "router_logits")
+    keys_to_ignore_at_inference = ["hidden_states", "attentions", "balance_loss", "router_logits"]  # noqa: RUF012
 
     num_experts: int = 4
     expert_intermediate_size: int | None = None

@@ -90,4 +90,4 @@ def _head_size(config: BertConfig, head: Head) -> int:
         config.hidden_size**2 + config.hidden_size,
         (config.hidden_size + 1) * config.num_labels,
     )
-    return {"none": pooler, "sequence": pooler + classifier, "span": classifier}[head]
+    return int({"none": pooler, "sequence": pooler + classifier, "span": classifier}[head])

@@ -7,6 +7,8 @@ map one to one. A forward is a pure function of tensors that a CUDA graph can ho
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import chain
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -93,6 +95,18 @@ class MoEBertPreTrainedModel(BertPreTrainedModel):
             init.normal_(module.weight, std=std)
         elif isinstance(module, HashRouter):
             init.copy_(module.table, _table_without_data(self.config))
+
+    @classmethod
+    def from_pretrained(cls, *args: Any, **kwargs: Any) -> Any:
+        """Load as transformers does, into memory laid out as if the model had been built here.
+
+        What transformers loads are views into the file; the last bit of a product can depend on where operands lie.
+        """
+        loaded = super().from_pretrained(*args, **kwargs)
+        model = loaded[0] if isinstance(loaded, tuple) else loaded
+        for tensor in chain(model.parameters(), model.buffers()):
+            tensor.data = tensor.data.clone()
+        return loaded
 
     @classmethod
     def _can_set_experts_implementation(cls) -> bool:

@@ -94,7 +94,7 @@ def random_hash(num_layers: int, vocab_size: int, num_experts: int, seed: int) -
 def balanced_hash(token_frequency: Tensor, num_experts: int) -> Tensor:
     """Give token ids, the commonest first, to the expert that has the least load so far.
 
-    Ids that never occur weigh one token all together, so that they spread over the experts as well.
+    Ids that never occur are dealt out in turn, so that they spread over the experts as well.
 
     Args:
         token_frequency: ``[vocabulary]``, how often each id occurs in the training tokens.
@@ -103,15 +103,15 @@ def balanced_hash(token_frequency: Tensor, num_experts: int) -> Tensor:
     Returns:
         ``[vocabulary]``, int64.
     """
-    weights = token_frequency.double() + 1 / token_frequency.numel()
-    by_weight, ids = weights.sort(descending=True, stable=True)
-    loads = [(0.0, expert) for expert in range(num_experts)]
-    chosen = []
-    for weight in by_weight.tolist():
+    frequencies, ids = token_frequency.sort(descending=True, stable=True)
+    seen = int((frequencies > 0).sum())
+    experts = torch.arange(len(ids)) % num_experts
+    loads = [(0, expert) for expert in range(num_experts)]
+    for place, frequency in enumerate(frequencies[:seen].tolist()):
         load, expert = loads[0]
-        chosen.append(expert)
-        heapq.heapreplace(loads, (load + weight, expert))
-    return torch.empty_like(ids).scatter_(0, ids, torch.tensor(chosen, device=ids.device))
+        experts[place] = expert
+        heapq.heapreplace(loads, (load + frequency, expert))
+    return torch.empty_like(experts).scatter_(0, ids, experts)
 
 
 class HashRouter(nn.Module):
@@ -173,7 +173,8 @@ def balance_loss(probabilities: Tensor, expert_ids: Tensor, mask: Tensor) -> Ten
         mask: ``[...]``, 0 for what does not count.
     """
     num_experts = probabilities.shape[-1]
-    weights = (mask / mask.sum().clamp(min=1)).unsqueeze(-1)
+    counted = mask.to(probabilities.dtype).unsqueeze(-1)
+    weights = counted / counted.sum().clamp(min=1)
     wins = F.one_hot(expert_ids, num_experts) * weights
     mean_probability = probabilities * weights
     return num_experts * (mean_probability.flatten(0, -2).sum(0) * wins.flatten(0, -2).sum(0)).sum()

@@ -1,0 +1,221 @@
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+from torch.nn import functional as F  # noqa: N812
+
+from moebert import MoEBertConfig, MoEBertForSequenceClassification, adapt
+from moebert.experts import IMPLEMENTATIONS
+
+EXACT = {"rtol": 0, "atol": 1e-9}
+
+
+def alone(batch: dict[str, Tensor], index: int) -> dict[str, Tensor]:
+    """Return one sequence without its padding."""
+    length = int(batch["attention_mask"][index].sum())
+    return {name: value[index : index + 1, :length] for name, value in batch.items() if value.dim() == 2}
+
+
+def test_neither_companions_nor_padding_matter(
+    make_student: Any, make_batch: Any, inputs_of: Any, logits_of: Any, routing: str, head: str
+) -> None:
+    student, batch = make_student(routing, head), make_batch(head)
+    together = logits_of(student(**inputs_of(batch)))
+    for index, length in enumerate(batch["attention_mask"].sum(1).tolist()):
+        single = logits_of(student(**alone(batch, index)))
+        row = together[index : index + 1]
+        torch.testing.assert_close(row[..., :length] if head == "span" else row, single, **EXACT)
+
+
+def test_the_order_of_a_batch_does_not_matter(
+    make_student: Any, make_batch: Any, inputs_of: Any, logits_of: Any, routing: str, head: str
+) -> None:
+    student, inputs = make_student(routing, head), inputs_of(make_batch(head))
+    order = torch.tensor([4, 0, 5, 2, 1, 3])
+    shuffled = {name: value[order] for name, value in inputs.items()}
+    torch.testing.assert_close(logits_of(student(**shuffled)), logits_of(student(**inputs))[order], **EXACT)
+
+
+def test_more_padding_does_not_matter(
+    make_student: Any, make_batch: Any, inputs_of: Any, logits_of: Any, routing: str
+) -> None:
+    student, inputs = make_student(routing), inputs_of(make_batch())
+    wider = {name: F.pad(value, (0, 5)) for name, value in inputs.items()}
+    found, expected = student(**wider), student(**inputs)
+    torch.testing.assert_close(found.logits, expected.logits, **EXACT)
+    if expected.balance_loss is not None:
+        torch.testing.assert_close(found.balance_loss, expected.balance_loss, **EXACT)
+
+
+def test_without_a_mask_nothing_is_padding(make_student: Any, make_batch: Any, routing: str) -> None:
+    student, ids = make_student(routing), make_batch()["input_ids"]
+    expected = student(input_ids=ids, attention_mask=torch.ones_like(ids))
+    torch.testing.assert_close(student(input_ids=ids).logits, expected.logits, **EXACT)
+
+
+@pytest.mark.parametrize("attention", ["eager", "sdpa", pytest.param("flex_attention", marks=pytest.mark.slow)])
+def test_attention_implementations_agree(
+    make_student: Any, make_batch: Any, inputs_of: Any, gate_routing: str, attention: str
+) -> None:
+    student, inputs = make_student(gate_routing, dtype=torch.float32), inputs_of(make_batch())
+    student.set_attn_implementation("eager")
+    with torch.no_grad():
+        expected = student(**inputs).logits
+        student.set_attn_implementation(attention)
+        assert student.bert.encoder.layer[0].attention.self.config._attn_implementation == attention
+        torch.testing.assert_close(student(**inputs).logits, expected, rtol=1e-4, atol=1e-4)
+
+
+def test_hidden_states_run_from_the_embeddings_to_the_last_layer(
+    make_student: Any, make_batch: Any, inputs_of: Any, routing: str
+) -> None:
+    student, inputs = make_student(routing), inputs_of(make_batch())
+    states = student(**inputs, output_hidden_states=True).hidden_states
+    assert len(states) == 4
+    embedded = student.bert.embeddings(input_ids=inputs["input_ids"], token_type_ids=inputs["token_type_ids"])
+    assert torch.equal(states[0], embedded)
+    assert torch.equal(states[-1], student.bert(**inputs).last_hidden_state)
+    assert student(**inputs).hidden_states is None
+
+
+def test_attention_weights_come_from_eager_attention_alone(make_student: Any, make_batch: Any, inputs_of: Any) -> None:
+    student, inputs = make_student("hash-random"), inputs_of(make_batch())
+    with pytest.raises(ValueError, match="'sdpa' keeps no attention weights; set 'eager'"):
+        student(**inputs, output_attentions=True)
+    student.set_attn_implementation("eager")
+    attentions = student(**inputs, output_attentions=True).attentions
+    assert [tuple(weights.shape) for weights in attentions] == [(6, 4, 13, 13)] * 3
+    torch.testing.assert_close(attentions[0].sum(-1), torch.ones(6, 4, 13, dtype=torch.float64))
+
+
+def test_router_logits_have_a_row_for_what_is_routed(
+    make_student: Any, make_batch: Any, inputs_of: Any, gate_routing: str
+) -> None:
+    logits = make_student(gate_routing)(**inputs_of(make_batch())).router_logits
+    shape = (6, 13, 4) if gate_routing == "gate-token" else (6, 4)
+    assert [tuple(layer.shape) for layer in logits] == [shape] * 3
+
+
+@pytest.mark.parametrize("problem", [None, "regression", "multi_label_classification"])
+def test_losses_are_those_of_transformers_bert(make_teacher: Any, make_batch: Any, problem: str | None) -> None:
+    teacher, batch = make_teacher(problem_type=problem), make_batch()
+    if problem is not None:
+        batch["labels"] = torch.rand(6, 3)
+    config = MoEBertConfig.from_bert(teacher.config, expert_intermediate_size=48, shared_neurons=48)
+    student = adapt(teacher, config, strategy="random")
+    torch.testing.assert_close(student(**batch).loss, teacher(**batch).loss.double(), rtol=1e-6, atol=0)
+    assert student.config.problem_type is problem
+
+
+def test_an_answer_outside_the_window_does_not_count(make_teacher: Any, make_batch: Any) -> None:
+    teacher, batch = make_teacher("span"), make_batch("span")
+    batch["start_positions"][2] = 500
+    batch["end_positions"][4] = 13
+    config = MoEBertConfig.from_bert(teacher.config, expert_intermediate_size=48, shared_neurons=48)
+    student = adapt(teacher, config, strategy="random")
+    torch.testing.assert_close(student(**batch).loss, teacher(**batch).loss, rtol=1e-10, atol=0)
+
+
+def test_embeddings_can_be_given_to_gates_only(make_student: Any, make_batch: Any) -> None:
+    ids = make_batch()["input_ids"]
+    gated = make_student("gate-token")
+    embeds = gated.bert.embeddings.word_embeddings(ids)
+    torch.testing.assert_close(gated(inputs_embeds=embeds).logits, gated(input_ids=ids).logits, **EXACT)
+    with pytest.raises(ValueError, match="'hash-random' looks experts up by token id"):
+        make_student("hash-random")(inputs_embeds=embeds)
+
+
+@pytest.mark.parametrize("given", [{}, {"input_ids": 1, "inputs_embeds": 1}])
+def test_ids_or_embeddings_but_not_both(make_student: Any, given: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match="exactly one"):
+        make_student("gate-token")(**given)
+
+
+def test_a_gate_refuses_a_mask_that_hides_what_is_padding(make_student: Any, make_batch: Any) -> None:
+    ids = make_batch()["input_ids"]
+    mask = torch.ones(6, 1, 13, 13, dtype=torch.bool)
+    with pytest.raises(ValueError, match=r"\[batch, length\].*\[6, 1, 13, 13\]"):
+        make_student("gate-token")(input_ids=ids, attention_mask=mask)
+
+
+@pytest.mark.parametrize("unknown", ["head_mask", "input_idz"])
+def test_an_unknown_argument_is_refused(make_student: Any, make_batch: Any, head: str, unknown: str) -> None:
+    with pytest.raises(TypeError, match=unknown):
+        make_student("hash-random", head)(**make_batch(head), **{unknown: None})
+
+
+def test_a_tuple_comes_back_if_asked_for(make_student: Any, make_batch: Any, head: str) -> None:
+    student, batch = make_student("gate-token", head), make_batch(head)
+    outputs = student(**batch)
+    assert torch.equal(student(**batch, return_dict=False)[0], outputs.loss)
+
+
+def test_dropout_acts_in_training_alone_and_the_experts_have_their_own(
+    make_student: Any, make_batch: Any, inputs_of: Any
+) -> None:
+    inputs = inputs_of(make_batch())
+    student = make_student("hash-random", expert_dropout=0.5)
+    student.config.attention_probs_dropout_prob = 0.0
+    for module in student.modules():
+        if isinstance(module, torch.nn.Dropout):
+            module.p = 0.0
+    assert torch.equal(student(**inputs).logits, student(**inputs).logits)
+    student.train()
+    assert not torch.equal(student(**inputs).logits, student(**inputs).logits)
+
+
+def test_gradient_checkpointing_gives_the_same_gradients(make_student: Any, make_batch: Any, routing: str) -> None:
+    student, batch = make_student(routing, expert_dropout=0.0), make_batch()
+    for module in student.modules():
+        if isinstance(module, torch.nn.Dropout):
+            module.p = 0.0
+    student.train()
+    gradients = []
+    for checkpointing in (False, True):
+        if checkpointing:
+            student.gradient_checkpointing_enable()
+        student.zero_grad()
+        student(**batch).loss.backward()
+        gradients.append({name: p.grad.clone() for name, p in student.named_parameters() if p.grad is not None})
+    assert gradients[0].keys() == gradients[1].keys()
+    for name, gradient in gradients[0].items():
+        torch.testing.assert_close(gradients[1][name], gradient, rtol=1e-9, atol=1e-12)
+
+
+def test_every_parameter_gets_a_gradient(make_student: Any, make_batch: Any, routing: str) -> None:
+    student = make_student(routing)
+    student(**make_batch(batch=32)).loss.backward()
+    untouched = [name for name, parameter in student.named_parameters() if parameter.grad is None]
+    assert untouched == []
+
+
+def test_the_named_implementation_is_the_one_that_runs(
+    make_student: Any, make_batch: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    student, batch, ran = make_student("hash-random"), make_batch(), []
+    for name, function in list(IMPLEMENTATIONS.items()):
+        monkeypatch.setitem(IMPLEMENTATIONS, name, lambda *a, _n=name, _f=function: (ran.append(_n), _f(*a))[1])
+    for name in ("reference", "grouped"):
+        student.set_experts_implementation(name)
+        assert student.get_experts_implementation() == {"": name}
+        student(**batch)
+    assert ran == ["reference"] * 3 + ["grouped"] * 3
+
+
+def test_an_unknown_implementation_is_refused_with_the_nearest(make_student: Any) -> None:
+    student = make_student("hash-random")
+    with pytest.raises(ValueError, match="'groupd'; did you mean 'grouped'. known: reference, grouped"):
+        student.set_experts_implementation("groupd")
+    assert student.get_experts_implementation() == {"": "grouped"}
+
+
+def test_a_model_without_training_data_balances_its_vocabulary() -> None:
+    config = MoEBertConfig(
+        vocab_size=100, hidden_size=8, num_attention_heads=2, num_hidden_layers=2, intermediate_size=16,
+        routing="hash-balanced",
+    )
+    table = MoEBertForSequenceClassification(config).bert.router.table
+    assert torch.bincount(table[0]).tolist() == [25] * 4
