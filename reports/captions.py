@@ -21,6 +21,18 @@ SPEEDUP = (
 )
 
 
+BOLD = (
+    "Bold: the best student of a column, and those that the paired test does not tell apart from it at 5 % after "
+    "Holm's correction."
+)
+NOT_TESTED = "Nothing is bold: there are no two students with predictions to test."
+
+
+def conditions(frame: Frame) -> list[str]:
+    """Say all that the numbers of a frame depend on."""
+    return [*smoke(frame), *training(frame), *timing(frame)]
+
+
 def smoke(frame: Frame) -> list[str]:
     """Say what keeps these numbers from being the real thing: limited rows, renamed splits."""
     sentences = []
@@ -28,7 +40,7 @@ def smoke(frame: Frame) -> list[str]:
     if limits:
         rows = " or ".join(map(str, limits))
         sentences.append(
-            f"SMOKE RUN: at most {rows} rows of each split where the task says so; not a result."
+            f"SMOKE RUN: at most {rows} rows of each split where the task's name says so; not a result."
         )
     renamed = frame.cells.loc[frame.cells["splits"] != "", ["task_name", "splits"]].drop_duplicates()
     for task, splits in sorted(renamed.itertuples(index=False)):

@@ -117,6 +117,11 @@ def ratio(estimate: Estimate, *, cells: Iterable[str] = (), note: str = "") -> E
     return Entry(text, estimate.mean, estimate.low, estimate.high, estimate.n, note, cells=tuple(cells))
 
 
+def number(value: float) -> str:
+    """Show a signed number of points with a real minus sign."""
+    return f"{value:+.1f}".replace("-", "−")
+
+
 def quantity(values: Iterable[float], *, unit: float, digits: int | Literal["three"] = "three") -> Entry:
     """Show a size in a unit: one number, or the range where it differs between tasks or seeds."""
     known = sorted(value / unit for value in values if np.isfinite(value))

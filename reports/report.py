@@ -16,7 +16,7 @@ from reports.figures import FIGURES
 from reports.figures.style import FigureEntry, files
 from reports.outcomes import labels
 from reports.page import Drawing, render
-from reports.tables import main_table
+from reports.tables import TABLES, main_table
 from results.frame import Frame
 from results.store import whole_folder
 
@@ -71,14 +71,13 @@ def compose(
     figures: Sequence[FigureEntry] = FIGURES,
 ) -> dict[str, bytes]:
     """Make every file of the report in memory: name below the folder -> content."""
-    tables = [main_table(frame, columns)]
-    conditions = " ".join([*captions.smoke(frame), *captions.training(frame), *captions.timing(frame)])
+    tables = [main_table(frame, columns), *(table for draw_tables in TABLES for table in draw_tables(frame))]
+    summary = captions.conditions(frame)
     drawings: list[Drawing] = []
     pictures: dict[str, bytes] = {}
     for entry, saved in files(figures, frame):
-        drawings.append(Drawing(entry.name, entry.title, f"{entry.note} {conditions}", saved["inline"]))
+        drawings.append(Drawing(entry.name, entry.title, " ".join([entry.note, *summary]), saved["inline"]))
         pictures |= {f"figures/{entry.name}.{suffix}": saved[suffix] for suffix in ("pdf", "svg", "png")}
-    summary = [*captions.smoke(frame), *captions.training(frame), *captions.timing(frame)]
     records = _records_csv(frame)
     page = render(
         title, summary=summary, tables=tables, drawings=drawings, cards=cards(frame), records_csv=records

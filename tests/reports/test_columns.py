@@ -201,7 +201,7 @@ def test_a_caller_may_add_a_column_of_its_own(frame: Frame) -> None:
     table = main_table(frame, (*MAIN, ColumnEntry("letters", "Counts letters.", draw)))
     assert table.headings[-1] == "letters"
     assert table.rows[0][-1].text == "7"
-    assert table.caption[-1] == "Counts letters."
+    assert "Counts letters." in table.caption
 
 
 def test_the_terminal_shows_the_same_texts(frame: Frame) -> None:

@@ -1,0 +1,24 @@
+"""The tables of a report beside the main one: one ordered registry of functions from a frame to tables."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from reports.entries import Table
+from reports.tables.ablation import ablation_tables
+from reports.tables.comparison import comparison_tables
+from reports.tables.cost import cost_tables
+from reports.tables.latency import latency_tables
+from reports.tables.literature import literature_tables
+from reports.tables.main import main_table
+from results.frame import Frame
+
+TABLES: tuple[Callable[[Frame], list[Table]], ...] = (
+    comparison_tables,
+    literature_tables,
+    ablation_tables,
+    latency_tables,
+    cost_tables,
+)
+
+__all__ = ["TABLES", "main_table"]
