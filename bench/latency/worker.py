@@ -100,9 +100,17 @@ def _load(model: TimedModel, setting: Setting) -> _Contender | _Excuse:
             kind = methods.get(model.method)
             method = kind(kind.Config(**model.config))
             loaded = method.load(model.folder, setting.task)
-        return _Contender(loaded.to(setting.device, DTYPES[setting.dtype]).eval(), method)
+        return _Contender(_resident(loaded.to(setting.device, DTYPES[setting.dtype]).eval()), method)
     except Exception as error:  # noqa: BLE001  a method's load may raise anything, and must not stop the others
         return _Excuse("failed", f"cannot be loaded: {describe(error)}")
+
+
+def _resident(model: PreTrainedModel) -> PreTrainedModel:
+    """Copy weights that are pages of a mapped file: such pages come and go while we measure."""
+    for tensor in (*model.parameters(), *model.buffers()):
+        if tensor.device.type == "cpu":
+            tensor.data = tensor.data.clone()
+    return model
 
 
 def _prepare(

@@ -232,6 +232,18 @@ def test_a_peak_that_cannot_be_reset_is_not_passed_off_as_the_models(
     assert timing.repeats[0].candidate_peak_memory_bytes is None
 
 
+def test_weights_are_in_memory_and_not_in_a_mapped_file(request_for: Any) -> None:
+    request = request_for()
+    loaded = worker._load(request.baseline, request.setting)
+    assert isinstance(loaded, worker._Contender)
+    mapped = Path("/proc/self/maps")
+    if not mapped.exists():
+        pytest.skip("this system does not list what is mapped")
+    assert str(request.baseline.folder) not in mapped.read_text()
+    teacher = toy_teacher(request.setting.task).state_dict()
+    assert all(torch.equal(tensor, teacher[name]) for name, tensor in loaded.model.state_dict().items())
+
+
 def test_a_baseline_beside_itself_is_weighed_once(request_for: Any, jobs: list[TimeJob | MemoryJob]) -> None:
     request = request_for("teacher", memory=True, repeats=1)
     (first, _) = time_cells(replace(request, baseline=request.candidates[0])).values()
