@@ -70,7 +70,9 @@ def bert_config() -> Callable[..., BertConfig]:
 def make_teacher(bert_config: Callable[..., BertConfig]) -> Callable[..., PreTrainedModel]:
     """Return a dense BERT with random biases and LayerNorms too, in eval mode."""
 
-    def make(head: str = "classification", dtype: torch.dtype = torch.float64, **changes: Any) -> PreTrainedModel:
+    def make(
+        head: str = "classification", dtype: torch.dtype = torch.float64, **changes: Any
+    ) -> PreTrainedModel:
         classes = {"span": BertForQuestionAnswering, "none": BertModel}
         config = bert_config("classification" if head == "none" else head, **changes)
         teacher = classes.get(head, BertForSequenceClassification)(config).to(dtype)
@@ -106,7 +108,9 @@ def make_batch() -> Callable[..., dict[str, Tensor]]:
 def make_student(make_teacher: Callable[..., PreTrainedModel]) -> Callable[..., Any]:
     """Return a MoEBERT whose experts are not the teacher's any more, in eval mode."""
 
-    def make(routing: str, head: str = "classification", dtype: torch.dtype = torch.float64, **options: Any) -> Any:
+    def make(
+        routing: str, head: str = "classification", dtype: torch.dtype = torch.float64, **options: Any
+    ) -> Any:
         teacher = make_teacher(head, dtype)
         config = MoEBertConfig.from_bert(teacher.config, routing=routing, **options)
         frequency = torch.arange(VOCAB, 0, -1)
@@ -124,7 +128,11 @@ def logits_of() -> Callable[..., Tensor]:
     """Return a function from outputs to logits ``[batch, ...]``, whatever the head."""
 
     def logits(outputs: Any) -> Tensor:
-        return outputs.logits if "logits" in outputs else torch.stack([outputs.start_logits, outputs.end_logits], 1)
+        return (
+            outputs.logits
+            if "logits" in outputs
+            else torch.stack([outputs.start_logits, outputs.end_logits], 1)
+        )
 
     return logits
 

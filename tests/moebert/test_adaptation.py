@@ -30,9 +30,15 @@ def neurons_by_the_rule(ranked: list[int], experts: int, size: int, shared: int)
 
 
 @given(
-    experts=st.integers(1, 9), shared=st.integers(0, 12), own=st.integers(0, 6), left=st.integers(0, 10), data=st.data()
+    experts=st.integers(1, 9),
+    shared=st.integers(0, 12),
+    own=st.integers(0, 6),
+    left=st.integers(0, 10),
+    data=st.data(),
 )
-def test_experts_hold_the_ranks_of_the_paper(experts: int, shared: int, own: int, left: int, data: Any) -> None:
+def test_experts_hold_the_ranks_of_the_paper(
+    experts: int, shared: int, own: int, left: int, data: Any
+) -> None:
     size = max(shared + own, 1)
     neurons = shared + experts * (size - shared) + left
     config = MoEBertConfig(
@@ -61,7 +67,12 @@ def test_a_random_ranking_hangs_on_the_seed_and_the_layer_alone() -> None:
     assert torch.equal(first, rank_neurons(config, None, "random"))
     assert sorted(first[0].tolist()) == list(range(100))
     assert not torch.equal(first[0], first[1])
-    assert not torch.equal(first, rank_neurons(MoEBertConfig(num_hidden_layers=2, intermediate_size=100, routing_seed=1), None, "random"))
+    assert not torch.equal(
+        first,
+        rank_neurons(
+            MoEBertConfig(num_hidden_layers=2, intermediate_size=100, routing_seed=1), None, "random"
+        ),
+    )
 
 
 @pytest.mark.parametrize("strategy", ["importance", "random", "inverse"])
@@ -73,7 +84,9 @@ def test_weights_follow_their_neurons(make_teacher: Any, strategy: Any) -> None:
         experts = layer.experts
         for expert, neurons in enumerate(experts.neuron_indices.tolist()):
             for place, neuron in enumerate(neurons):
-                assert torch.equal(experts.up_weight[expert, :, place], dense.intermediate.dense.weight[neuron])
+                assert torch.equal(
+                    experts.up_weight[expert, :, place], dense.intermediate.dense.weight[neuron]
+                )
                 assert torch.equal(experts.up_bias[expert, place], dense.intermediate.dense.bias[neuron])
                 assert torch.equal(experts.down_weight[expert, place], dense.output.dense.weight[:, neuron])
             assert torch.equal(experts.down_bias[expert], dense.output.dense.bias)
@@ -94,7 +107,13 @@ def test_strategies_choose_different_neurons(make_teacher: Any) -> None:
 
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float64, 1e-10), (torch.float32, 1e-5)])
 def test_experts_that_hold_everything_give_the_teachers_logits(
-    make_teacher: Any, make_batch: Any, logits_of: Any, head: str, hash_routing: str, dtype: torch.dtype, tolerance: float
+    make_teacher: Any,
+    make_batch: Any,
+    logits_of: Any,
+    head: str,
+    hash_routing: str,
+    dtype: torch.dtype,
+    tolerance: float,
 ) -> None:
     teacher, batch = make_teacher(head, dtype), make_batch(head)
     config = MoEBertConfig.from_bert(
@@ -191,7 +210,7 @@ def test_importance_that_is_not_finite_is_refused(make_teacher: Any) -> None:
 
 def test_missing_importance_is_refused_with_the_way_out(make_teacher: Any) -> None:
     teacher = make_teacher()
-    with pytest.raises(ValueError, match="ffn_importance.*'random'"):
+    with pytest.raises(ValueError, match=r"ffn_importance.*'random'"):
         adapt(teacher, config_of(teacher))
 
 
@@ -202,7 +221,9 @@ def test_an_unknown_strategy_is_refused(make_teacher: Any) -> None:
 
 
 @given(experts=st.integers(2, 9), size=st.integers(2, 40), data=st.data())
-def test_too_few_neurons_is_an_error_and_what_it_offers_fits_exactly(experts: int, size: int, data: Any) -> None:
+def test_too_few_neurons_is_an_error_and_what_it_offers_fits_exactly(
+    experts: int, size: int, data: Any
+) -> None:
     shared = data.draw(st.integers(0, size - 1))
     needed = shared + experts * (size - shared)
     neurons = data.draw(st.integers(min(max(size, experts), needed - 1), needed - 1))
@@ -231,7 +252,9 @@ def test_a_configuration_of_another_shape_is_refused(make_teacher: Any) -> None:
 
 
 def test_a_model_that_is_no_bert_with_a_known_head_is_refused() -> None:
-    config = BertConfig(hidden_size=16, num_attention_heads=2, num_hidden_layers=1, intermediate_size=8, vocab_size=9)
+    config = BertConfig(
+        hidden_size=16, num_attention_heads=2, num_hidden_layers=1, intermediate_size=8, vocab_size=9
+    )
     with pytest.raises(ValueError, match=r"BertForMaskedLM; known: BertModel, BertForSequenceClassification"):
         adapt(BertForMaskedLM(config), MoEBertConfig.from_bert(config), strategy="random")
 
@@ -248,4 +271,6 @@ def test_a_model_that_is_no_bert_with_a_known_head_is_refused() -> None:
 def test_balanced_routing_needs_the_training_tokens(make_teacher: Any, frequency: Any, said: str) -> None:
     teacher = make_teacher()
     with pytest.raises(ValueError, match=said):
-        adapt(teacher, config_of(teacher, routing="hash-balanced"), strategy="random", token_frequency=frequency)
+        adapt(
+            teacher, config_of(teacher, routing="hash-balanced"), strategy="random", token_frequency=frequency
+        )

@@ -27,16 +27,29 @@ def test_default_shared_neurons_never_exceed_a_small_expert() -> None:
 
 def test_what_bert_says_is_inherited() -> None:
     bert = BertConfig(
-        hidden_size=48, num_attention_heads=6, id2label={0: "no", 1: "yes"}, hidden_dropout_prob=0.3, problem_type="regression"
+        hidden_size=48,
+        num_attention_heads=6,
+        id2label={0: "no", 1: "yes"},
+        hidden_dropout_prob=0.3,
+        problem_type="regression",
     )
     config = MoEBertConfig.from_bert(bert)
-    for name in ("hidden_size", "num_attention_heads", "id2label", "label2id", "hidden_dropout_prob", "problem_type"):
+    for name in (
+        "hidden_size",
+        "num_attention_heads",
+        "id2label",
+        "label2id",
+        "hidden_dropout_prob",
+        "problem_type",
+    ):
         assert getattr(config, name) == getattr(bert, name)
     assert config.model_type == "moebert"
 
 
 def test_a_saved_configuration_comes_back_through_auto_config(tmp_path: Path) -> None:
-    config = MoEBertConfig.from_bert(BertConfig(), num_experts=6, shared_neurons=7, routing="gate-token", routing_seed=3)
+    config = MoEBertConfig.from_bert(
+        BertConfig(), num_experts=6, shared_neurons=7, routing="gate-token", routing_seed=3
+    )
     config.save_pretrained(tmp_path)
     back = AutoConfig.from_pretrained(tmp_path)
     assert isinstance(back, MoEBertConfig)
@@ -46,7 +59,10 @@ def test_a_saved_configuration_comes_back_through_auto_config(tmp_path: Path) ->
 @pytest.mark.parametrize(
     ("option", "said"),
     [
-        ({"routing": "hash"}, "unknown routing 'hash'; known: hash-random, hash-balanced, gate-token, gate-sentence"),
+        (
+            {"routing": "hash"},
+            "unknown routing 'hash'; known: hash-random, hash-balanced, gate-token, gate-sentence",
+        ),
         ({"num_experts": 0}, "between 1 and 64"),
         ({"num_experts": 65}, "between 1 and 64"),
         ({"expert_intermediate_size": 0}, "at least 1 neuron"),

@@ -51,15 +51,20 @@ def test_the_same_in_single_precision(make_teacher: Any, make_batch: Any, head: 
 def test_how_samples_are_batched_does_not_matter(make_teacher: Any, make_batch: Any, head: str) -> None:
     model, batch = make_teacher(head), make_batch(head)
     singles = [{name: value[index : index + 1] for name, value in batch.items()} for index in range(6)]
-    torch.testing.assert_close(ffn_importance(model, singles), ffn_importance(model, [batch]), rtol=1e-10, atol=0)
+    torch.testing.assert_close(
+        ffn_importance(model, singles), ffn_importance(model, [batch]), rtol=1e-10, atol=0
+    )
 
 
 def test_padding_contributes_nothing(make_teacher: Any, make_batch: Any, head: str) -> None:
     model, batch = make_teacher(head), make_batch(head)
     padded = {
-        name: torch.nn.functional.pad(value, (0, 7)) if value.dim() == 2 else value for name, value in batch.items()
+        name: torch.nn.functional.pad(value, (0, 7)) if value.dim() == 2 else value
+        for name, value in batch.items()
     }
-    torch.testing.assert_close(ffn_importance(model, [padded]), ffn_importance(model, [batch]), rtol=1e-10, atol=0)
+    torch.testing.assert_close(
+        ffn_importance(model, [padded]), ffn_importance(model, [batch]), rtol=1e-10, atol=0
+    )
 
 
 def test_a_missing_mask_means_no_padding(make_teacher: Any, make_batch: Any) -> None:

@@ -56,7 +56,9 @@ def test_without_a_mask_nothing_is_padding(make_student: Any, make_batch: Any, r
     torch.testing.assert_close(student(input_ids=ids).logits, expected.logits, **EXACT)
 
 
-@pytest.mark.parametrize("attention", ["eager", "sdpa", pytest.param("flex_attention", marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    "attention", ["eager", "sdpa", pytest.param("flex_attention", marks=pytest.mark.slow)]
+)
 def test_attention_implementations_agree(
     make_student: Any, make_batch: Any, inputs_of: Any, gate_routing: str, attention: str
 ) -> None:
@@ -81,7 +83,9 @@ def test_hidden_states_run_from_the_embeddings_to_the_last_layer(
     assert student(**inputs).hidden_states is None
 
 
-def test_attention_weights_come_from_eager_attention_alone(make_student: Any, make_batch: Any, inputs_of: Any) -> None:
+def test_attention_weights_come_from_eager_attention_alone(
+    make_student: Any, make_batch: Any, inputs_of: Any
+) -> None:
     student, inputs = make_student("hash-random"), inputs_of(make_batch())
     with pytest.raises(ValueError, match="'sdpa' keeps no attention weights; set 'eager'"):
         student(**inputs, output_attentions=True)
@@ -100,7 +104,9 @@ def test_router_logits_have_a_row_for_what_is_routed(
 
 
 @pytest.mark.parametrize("problem", [None, "regression", "multi_label_classification"])
-def test_losses_are_those_of_transformers_bert(make_teacher: Any, make_batch: Any, problem: str | None) -> None:
+def test_losses_are_those_of_transformers_bert(
+    make_teacher: Any, make_batch: Any, problem: str | None
+) -> None:
     teacher, batch = make_teacher(problem_type=problem), make_batch()
     if problem is not None:
         batch["labels"] = torch.rand(6, 3)
@@ -167,7 +173,9 @@ def test_dropout_acts_in_training_alone_and_the_experts_have_their_own(
     assert not torch.equal(student(**inputs).logits, student(**inputs).logits)
 
 
-def test_gradient_checkpointing_gives_the_same_gradients(make_student: Any, make_batch: Any, routing: str) -> None:
+def test_gradient_checkpointing_gives_the_same_gradients(
+    make_student: Any, make_batch: Any, routing: str
+) -> None:
     student, batch = make_student(routing, expert_dropout=0.0), make_batch()
     for module in student.modules():
         if isinstance(module, torch.nn.Dropout):
@@ -179,7 +187,9 @@ def test_gradient_checkpointing_gives_the_same_gradients(make_student: Any, make
             student.gradient_checkpointing_enable()
         student.zero_grad()
         student(**batch).loss.backward()
-        gradients.append({name: p.grad.clone() for name, p in student.named_parameters() if p.grad is not None})
+        gradients.append(
+            {name: p.grad.clone() for name, p in student.named_parameters() if p.grad is not None}
+        )
     assert gradients[0].keys() == gradients[1].keys()
     for name, gradient in gradients[0].items():
         torch.testing.assert_close(gradients[1][name], gradient, rtol=1e-9, atol=1e-12)
@@ -197,7 +207,9 @@ def test_the_named_implementation_is_the_one_that_runs(
 ) -> None:
     student, batch, ran = make_student("hash-random"), make_batch(), []
     for name, function in list(IMPLEMENTATIONS.items()):
-        monkeypatch.setitem(IMPLEMENTATIONS, name, lambda *a, _n=name, _f=function: (ran.append(_n), _f(*a))[1])
+        monkeypatch.setitem(
+            IMPLEMENTATIONS, name, lambda *a, _n=name, _f=function: (ran.append(_n), _f(*a))[1]
+        )
     for name in ("reference", "grouped"):
         student.set_experts_implementation(name)
         assert student.get_experts_implementation() == {"": name}
@@ -207,14 +219,18 @@ def test_the_named_implementation_is_the_one_that_runs(
 
 def test_an_unknown_implementation_is_refused_with_the_nearest(make_student: Any) -> None:
     student = make_student("hash-random")
-    with pytest.raises(ValueError, match="'groupd'; did you mean 'grouped'. known: reference, grouped"):
+    with pytest.raises(ValueError, match=r"'groupd'; did you mean 'grouped'. known: reference, grouped"):
         student.set_experts_implementation("groupd")
     assert student.get_experts_implementation() == {"": "grouped"}
 
 
 def test_a_model_without_training_data_balances_its_vocabulary() -> None:
     config = MoEBertConfig(
-        vocab_size=100, hidden_size=8, num_attention_heads=2, num_hidden_layers=2, intermediate_size=16,
+        vocab_size=100,
+        hidden_size=8,
+        num_attention_heads=2,
+        num_hidden_layers=2,
+        intermediate_size=16,
         routing="hash-balanced",
     )
     table = MoEBertForSequenceClassification(config).bert.router.table

@@ -39,7 +39,9 @@ def test_a_longer_vocabulary_keeps_the_experts_of_a_shorter() -> None:
 def test_the_seed_of_the_configuration_decides_the_students_table(make_teacher: Any) -> None:
     teacher = make_teacher()
     tables = [
-        adapt(teacher, MoEBertConfig.from_bert(teacher.config, routing_seed=seed), strategy="random").bert.router.table
+        adapt(
+            teacher, MoEBertConfig.from_bert(teacher.config, routing_seed=seed), strategy="random"
+        ).bert.router.table
         for seed in (0, 7)
     ]
     assert torch.equal(tables[1], random_hash(3, 97, 4, seed=7))
@@ -61,7 +63,9 @@ def test_a_balanced_hash_is_balanced_on_zipfian_tokens(experts: int, exponent: f
     assert found <= allowed
 
 
-@pytest.mark.skipif("MOEBENCH_DATA" not in os.environ, reason="MOEBENCH_DATA is not set: no real text to count")
+@pytest.mark.skipif(
+    "MOEBENCH_DATA" not in os.environ, reason="MOEBENCH_DATA is not set: no real text to count"
+)
 def test_a_balanced_hash_is_balanced_on_real_text() -> None:
     import pandas as pd
 
@@ -117,7 +121,9 @@ def test_a_sentence_gate_looks_at_the_mean_of_the_tokens_that_are_not_padding() 
     for sample, length in enumerate((3, 5)):
         probabilities = (module.weight @ x[sample, :length].mean(0)).softmax(0)
         assert (found.expert_ids[sample] == probabilities.argmax()).all()
-        torch.testing.assert_close(found.probability[sample], probabilities.max().expand(5), rtol=0, atol=1e-12)
+        torch.testing.assert_close(
+            found.probability[sample], probabilities.max().expand(5), rtol=0, atol=1e-12
+        )
 
 
 @pytest.mark.parametrize("per_sentence", [False, True])
@@ -165,7 +171,9 @@ def test_balance_loss_is_1_if_balanced_and_n_if_one_expert_has_all() -> None:
     balanced, ids = torch.full((8, 4), 0.25), torch.arange(8) % 4
     assert float(balance_loss(balanced, ids, torch.ones(8))) == pytest.approx(1)
     collapsed = F.one_hot(torch.zeros(8, dtype=torch.int64), 4).double()
-    assert float(balance_loss(collapsed, torch.zeros(8, dtype=torch.int64), torch.ones(8))) == pytest.approx(4)
+    assert float(balance_loss(collapsed, torch.zeros(8, dtype=torch.int64), torch.ones(8))) == pytest.approx(
+        4
+    )
 
 
 def test_balance_loss_has_a_gradient_towards_balance() -> None:
@@ -235,7 +243,9 @@ def test_statistics_count_what_a_loop_counts(make_student: Any, make_batch: Any,
     student.train()
     found = routing_statistics(student, batches)
     assert student.training
-    assert {tuple(place): int(found.counts[tuple(place)]) for place in found.counts.nonzero().tolist()} == expected
+    assert {
+        tuple(place): int(found.counts[tuple(place)]) for place in found.counts.nonzero().tolist()
+    } == expected
     assert found.tokens == sum(int(batch["attention_mask"].sum()) for batch in batches)
     torch.testing.assert_close(found.load.sum(1), torch.ones(3, dtype=torch.float64))
 

@@ -12,7 +12,13 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from transformers import AutoModelForSequenceClassification, BertTokenizerFast, Trainer, TrainingArguments, pipeline
+from transformers import (
+    AutoModelForSequenceClassification,
+    BertTokenizerFast,
+    Trainer,
+    TrainingArguments,
+    pipeline,
+)
 
 from moebert import MoEBertForSequenceClassification
 
@@ -24,8 +30,8 @@ import transformers
 import moebert
 torch.set_num_threads(1)
 for folder, head in json.loads(sys.argv[1]):
-    auto = {"span": "AutoModelForQuestionAnswering", "none": "AutoModel"}.get(head, "AutoModelForSequenceClassification")
-    model = getattr(transformers, auto).from_pretrained(folder).eval()
+    auto = {"span": "ForQuestionAnswering", "none": ""}.get(head, "ForSequenceClassification")
+    model = getattr(transformers, f"AutoModel{auto}").from_pretrained(folder).eval()
     with torch.no_grad():
         outputs = model(**load_file(f"{folder}/inputs.safetensors"))
     tensors = [outputs[name] for name in outputs if torch.is_tensor(outputs[name])]
@@ -43,7 +49,9 @@ def test_a_fresh_process_gives_the_same_bits(
             inputs = inputs_of(make_batch())
             folder = tmp_path / f"{routing}-{head}"
             student.save_pretrained(folder)
-            save_file({name: value.contiguous() for name, value in inputs.items()}, folder / "inputs.safetensors")
+            save_file(
+                {name: value.contiguous() for name, value in inputs.items()}, folder / "inputs.safetensors"
+            )
             with torch.no_grad():
                 outputs = student(**inputs)
             expected[folder] = [outputs[name] for name in outputs if torch.is_tensor(outputs[name])]
@@ -68,7 +76,9 @@ def test_the_checkpoint_holds_the_routing_and_nothing_of_a_teacher(make_student:
     assert any("neuron_indices" in name for name in stored)
 
 
-def test_the_implementation_can_be_chosen_while_loading_and_is_not_stored(make_student: Any, tmp_path: Path) -> None:
+def test_the_implementation_can_be_chosen_while_loading_and_is_not_stored(
+    make_student: Any, tmp_path: Path
+) -> None:
     student = make_student("hash-random")
     student.set_experts_implementation("reference")
     student.save_pretrained(tmp_path)
@@ -109,7 +119,9 @@ def test_the_text_classification_pipeline_takes_a_saved_moebert(
             assert by_label[f"LABEL_{label}"] == pytest.approx(probability, abs=1e-6)
 
 
-@pytest.mark.skipif(find_spec("accelerate") is None, reason="Trainer needs accelerate, which is not installed")
+@pytest.mark.skipif(
+    find_spec("accelerate") is None, reason="Trainer needs accelerate, which is not installed"
+)
 def test_trainer_trains_and_evaluates_a_moebert(
     make_student: Any, make_batch: Any, routing: str, tmp_path: Path
 ) -> None:
@@ -117,8 +129,15 @@ def test_trainer_trains_and_evaluates_a_moebert(
     rows = [{name: value[index] for name, value in batch.items()} for index in range(16)]
     student = make_student(routing, dtype=torch.float32).train()
     arguments = TrainingArguments(
-        output_dir=str(tmp_path), max_steps=30, per_device_train_batch_size=8, learning_rate=1e-2, use_cpu=True,
-        report_to=[], save_strategy="no", disable_tqdm=True, logging_steps=30,
+        output_dir=str(tmp_path),
+        max_steps=30,
+        per_device_train_batch_size=8,
+        learning_rate=1e-2,
+        use_cpu=True,
+        report_to=[],
+        save_strategy="no",
+        disable_tqdm=True,
+        logging_steps=30,
     )
     trainer = Trainer(model=student, args=arguments, train_dataset=rows, eval_dataset=rows)
     before = trainer.evaluate()["eval_loss"]

@@ -1,0 +1,209 @@
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from moebert import MoEBertConfig, adapt, ffn_importance, grow, routing_statistics
+from moebert.adaptation import expert_layers
+
+
+def stacked(model: Any) -> list[dict[str, Tensor]]:
+    return [
+        {name: value.clone() for name, value in layer.state_dict().items()} for layer in expert_layers(model)
+    ]
+
+
+@pytest.mark.parametrize("from_teacher", [False, True])
+def test_old_experts_and_all_else_stay_bit_for_bit(
+    make_student: Any, make_teacher: Any, routing: str, head: str, from_teacher: bool
+) -> None:
+    student = make_student(routing, head, num_experts=3, shared_neurons=8, expert_intermediate_size=12)
+    before = {name: value.clone() for name, value in student.state_dict().items()}
+    source = {"teacher": make_teacher(head), "importance": torch.rand(3, 48)} if from_teacher else {}
+    grown = grow(student, num_experts=7, **source)
+    assert type(grown) is type(student)
+    assert grown.config.num_experts == 7
+    own = grown.state_dict()
+    for name, value in before.items():
+        assert torch.equal(student.state_dict()[name], value), f"the student's own {name} moved"
+        if not name.endswith("router.table"):
+            assert torch.equal(own[name][: len(value)], value), name
+
+
+def test_active_compute_is_unchanged(make_student: Any, routing: str) -> None:
+    from moebert.cost import count_parameters, multiply_adds
+
+    student = make_student(routing)
+    grown = grow(student, num_experts=8)
+    gate_rows = 0 if routing.startswith("hash") else 3 * 4 * 16
+    before, after = count_parameters(student.config), count_parameters(grown.config)
+    assert after.effective == before.effective + gate_rows
+    per_row = {"gate-token": 20, "gate-sentence": 1}.get(routing, 0)
+    assert multiply_adds(grown.config, 20) == multiply_adds(student.config, 20) + gate_rows * per_row
+    assert grown.bert.encoder.layer[0].experts.up_weight.shape == (8, 16, 12)
+
+
+@pytest.mark.parametrize("new", [5, 8, 13])
+def test_a_hash_gives_up_a_share_of_its_vocabulary_to_the_new_experts(make_student: Any, new: int) -> None:
+    student = make_student("hash-random")
+    old_table, table = student.bert.router.table, grow(student, num_experts=new).bert.router.table
+    moved = table != old_table
+    assert (table[moved] >= 4).all()
+    assert (table[~moved] < 4).all()
+    for row in table:
+        counts = torch.bincount(row, minlength=new)
+        assert counts.min() >= 97 / new / 2.5
+        assert counts.max() <= 97 / new * 2.5
+
+
+def test_the_busiest_expert_is_split_and_its_common_ids_are_shared_out(make_student: Any) -> None:
+    student = make_student("hash-random")
+    frequency = torch.zeros(97, dtype=torch.int64)
+    busy = student.bert.router.table[0] == 2
+    frequency[busy] = torch.arange(int(busy.sum())) + 100
+    grown = grow(student, num_experts=5, token_frequency=frequency)
+    old_row, row = student.bert.router.table[0], grown.bert.router.table[0]
+    assert (old_row[row == 4] == 2).all()
+    loads = torch.zeros(5, dtype=torch.int64).scatter_add_(0, row, frequency)
+    assert abs(int(loads[2] - loads[4])) <= int(frequency.max())
+
+
+def test_without_a_teacher_new_experts_are_perturbed_copies(make_student: Any) -> None:
+    student = make_student("hash-random")
+    grown = grow(student, num_experts=6)
+    for layer, (experts, old_row) in enumerate(zip(stacked(grown), student.bert.router.table, strict=True)):
+        row = grown.bert.router.table[layer]
+        for new in (4, 5):
+            parent = int(old_row[row == new].unique())
+            assert torch.equal(experts["neuron_indices"][new], experts["neuron_indices"][parent])
+            for name in ("up_bias", "down_bias", "layernorm_weight", "layernorm_bias"):
+                assert torch.equal(experts[name][new], experts[name][parent])
+            for name in ("up_weight", "down_weight"):
+                copy, parents = experts[name][new], experts[name][parent]
+                distance = float((copy - parents).std() / parents.std())
+                assert 0.008 < distance < 0.012
+
+
+def test_an_unperturbed_growth_of_a_hash_changes_no_output(
+    make_student: Any, make_batch: Any, hash_routing: str
+) -> None:
+    student, batch = make_student(hash_routing), make_batch()
+    grown = grow(student, num_experts=9, perturbation=0.0)
+    torch.testing.assert_close(grown(**batch).logits, student(**batch).logits, rtol=0, atol=1e-12)
+
+
+def test_with_a_teacher_new_experts_take_the_most_important_free_neurons(make_teacher: Any) -> None:
+    teacher, importance = make_teacher(), torch.rand(3, 48)
+    config = MoEBertConfig.from_bert(
+        teacher.config, num_experts=3, expert_intermediate_size=10, shared_neurons=6
+    )
+    student = adapt(teacher, config, importance=importance)
+    grown = grow(student, num_experts=5, teacher=teacher, importance=importance)
+    for layer, experts in enumerate(expert_layers(grown)):
+        ranked = importance[layer].argsort(descending=True).tolist()
+        held = set(experts.neuron_indices[:3].flatten().tolist())
+        free = [neuron for neuron in ranked if neuron not in held]
+        assert experts.neuron_indices[3].tolist() == ranked[:6] + free[0:8:2]
+        assert experts.neuron_indices[4].tolist() == ranked[:6] + free[1:8:2]
+        dense = teacher.bert.encoder.layer[layer]
+        neurons = experts.neuron_indices[4]
+        assert torch.equal(experts.up_weight[4], dense.intermediate.dense.weight[neurons].t())
+        assert torch.equal(experts.down_weight[4], dense.output.dense.weight[:, neurons].t())
+        assert torch.equal(experts.layernorm_bias[4], dense.output.LayerNorm.bias)
+
+
+def test_a_new_gate_row_wins_tokens_of_the_busiest_expert(
+    make_student: Any, make_batch: Any, gate_routing: str
+) -> None:
+    student, batches = make_student(gate_routing), [make_batch(batch=64)]
+    load = routing_statistics(student, batches).load
+    grown = grow(student, num_experts=5, load=load)
+    for layer, shares in enumerate(load):
+        rows = grown.bert.encoder.layer[layer].gate.weight
+        distance = (rows[:4] - rows[4]).norm(dim=1)
+        assert distance.argmin() == shares.argmax()
+    assert (routing_statistics(grown, batches).load[0, 4] > 0.05).all()
+
+
+def test_growing_is_repeatable(make_student: Any, routing: str) -> None:
+    student = make_student(routing)
+    torch.manual_seed(1)
+    first = grow(student, num_experts=6).state_dict()
+    torch.manual_seed(2)
+    second = grow(student, num_experts=6).state_dict()
+    assert all(torch.equal(first[name], second[name]) for name in first)
+
+
+@pytest.mark.parametrize("new", [4, 3, 65])
+def test_fewer_or_too_many_experts_are_refused(make_student: Any, new: int) -> None:
+    with pytest.raises(ValueError, match=f"num_experts is {new}; 4 experts can grow to 5 … 64"):
+        grow(make_student("hash-random"), num_experts=new)
+
+
+def test_too_few_free_neurons_are_refused_with_what_fits(make_teacher: Any) -> None:
+    teacher, importance = make_teacher(), torch.rand(3, 48)
+    config = MoEBertConfig.from_bert(teacher.config, expert_intermediate_size=12, shared_neurons=8)
+    student = adapt(teacher, config, importance=importance)
+    with pytest.raises(
+        ValueError, match="8 new experts need 32 neurons that no expert holds and 24 are left; up to 6 new"
+    ):
+        grow(student, num_experts=12, teacher=teacher, importance=importance)
+    grow(student, num_experts=10, teacher=teacher, importance=importance)
+
+
+def test_a_teacher_without_importance_is_refused(make_student: Any, make_teacher: Any) -> None:
+    with pytest.raises(ValueError, match="together"):
+        grow(make_student("hash-random"), num_experts=6, teacher=make_teacher())
+
+
+@pytest.mark.parametrize(
+    ("routing_name", "option", "said"),
+    [
+        (
+            "hash-random",
+            {"token_frequency": torch.ones(5)},
+            r"token_frequency has shape \[5\]; it needs \[97\]",
+        ),
+        ("gate-token", {"load": torch.ones(3, 5)}, r"load has shape \[3, 5\]; it needs \[3, 4\]"),
+    ],
+)
+def test_loads_of_the_wrong_shape_are_refused(
+    make_student: Any, routing_name: str, option: dict[str, Tensor], said: str
+) -> None:
+    with pytest.raises(ValueError, match=said):
+        grow(make_student(routing_name), num_experts=6, **option)
+
+
+def train(model: Any, batch: dict[str, Tensor], steps: int) -> float:
+    """Minimise the model's own loss on a batch without dropout, and return it."""
+    optimizer = torch.optim.Adam(model.eval().parameters(), lr=2e-3)
+    for _ in range(steps):
+        optimizer.zero_grad()
+        model(**batch).loss.backward()
+        optimizer.step()
+    with torch.no_grad():
+        return float(model(**batch).loss)
+
+
+@pytest.mark.parametrize("from_teacher", [False, True])
+def test_a_grown_model_trains_to_no_worse_than_its_parent(
+    make_teacher: Any, make_batch: Any, routing: str, from_teacher: bool
+) -> None:
+    teacher, batch = make_teacher(dtype=torch.float32), make_batch(batch=64, length=8)
+    importance = ffn_importance(teacher, [batch])
+    config = MoEBertConfig.from_bert(teacher.config, routing=routing, shared_neurons=8)
+    frequency = torch.bincount(batch["input_ids"].flatten(), minlength=97)
+    parent = adapt(teacher, config, importance=importance, token_frequency=frequency)
+    reached = train(parent, batch, steps=10)
+    source = {"teacher": teacher, "importance": importance} if from_teacher else {}
+    grown = grow(parent, num_experts=6, **source)
+    before, after = stacked(grown), train(grown, batch, steps=25)
+    assert after < reached
+    moved = [
+        not torch.equal(first["up_weight"][4:], last["up_weight"][4:])
+        for first, last in zip(before, stacked(grown), strict=True)
+    ]
+    assert all(moved), "a new expert was never trained"
