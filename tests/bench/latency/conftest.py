@@ -1,38 +1,17 @@
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
-import torch
-from numpy.typing import NDArray
-from torch import Tensor
+from toy_inputs import CLS, SEP, Rows, toy_inputs
 
-CLS, SEP = 101, 102
-
-
-@dataclass
-class Rows:
-    """Tokenised rows kept as lists, read the way the harness reads its memory-mapped ones."""
-
-    ids: list[list[int]]
-    types: list[list[int]]
-
-    @property
-    def lengths(self) -> NDArray[np.int32]:
-        return np.array([len(row) for row in self.ids], dtype=np.int32)
-
-    def batch(self, indices: NDArray[np.int64], length: int) -> dict[str, Tensor]:
-        def padded(rows: list[list[int]]) -> Tensor:
-            return torch.tensor([rows[i][:length] + [0] * (length - len(rows[i])) for i in indices])
-
-        mask = [[1] * len(row) for row in self.ids]
-        return {
-            "input_ids": padded(self.ids),
-            "attention_mask": padded(mask),
-            "token_type_ids": padded(self.types),
-            "labels": torch.zeros(len(indices), dtype=torch.long),
-        }
+from bench.latency import clock, worker
+from bench.latency.clock import TimingRequest
+from bench.latency.job import ANSWER, JOB, Answer, MemoryJob, Setting, TimedModel, TimeJob, read_batches
+from bench.toys import LENGTH, toy_task, toy_teacher
 
 
 @pytest.fixture
@@ -56,3 +35,101 @@ def pairs() -> Rows:
         ids.append([CLS, *first.tolist(), SEP, *second.tolist(), SEP])
         types.append([0] * (len(first) + 2) + [1] * (len(second) + 1))
     return Rows(ids, types)
+
+
+PLUGINS = '''
+import os
+from pydantic import BaseModel
+from bench.method import Method, Skip
+
+class NoKnobs(BaseModel):
+    pass
+
+class Plain(Method):
+    name, summary, paper, Config = "plain", "loads what was saved", "", NoKnobs
+
+    def compress(self, teacher, calibration, task):
+        return teacher
+
+class Twice(Plain):
+    """A planted slowdown."""
+
+    def load(self, folder, task):
+        model = super().load(folder, task)
+        once = model.forward
+
+        def forward(input_ids=None, attention_mask=None, token_type_ids=None):
+            once(input_ids=input_ids, attention_mask=attention_mask, token_type_ids=token_type_ids)
+            return once(input_ids=input_ids, attention_mask=attention_mask, token_type_ids=token_type_ids)
+
+        model.forward = forward
+        return model
+
+class Breaks(Plain):
+    def load(self, folder, task):
+        model = super().load(folder, task)
+
+        def forward(input_ids=None):
+            raise RuntimeError("no kernel for this")
+
+        model.forward = forward
+        return model
+
+class Aborts(Plain):
+    def load(self, folder, task):
+        os.abort()
+
+class AloneOnly(Plain):
+    def runs(self, runtime, workload):
+        return Skip(f"{runtime} takes one row at a time") if workload.batch_size > 1 else None
+'''
+ENTRY_POINTS = """[moebench.methods]
+twice = clock_plugins:Twice
+breaks = clock_plugins:Breaks
+aborts = clock_plugins:Aborts
+alone-only = clock_plugins:AloneOnly
+"""
+
+
+@pytest.fixture
+def request_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., TimingRequest]:
+    """Make requests about a toy teacher, with methods that misbehave registered as a third party's would be."""
+    plugins = tmp_path / "plugins"
+    (plugins / "clock_plugins-1.dist-info").mkdir(parents=True)
+    (plugins / "clock_plugins.py").write_text(PLUGINS)
+    (plugins / "clock_plugins-1.dist-info" / "entry_points.txt").write_text(ENTRY_POINTS)
+    (plugins / "clock_plugins-1.dist-info" / "METADATA").write_text("Name: clock-plugins\nVersion: 1\n")
+    monkeypatch.syspath_prepend(str(plugins))
+    monkeypatch.setenv("PYTHONPATH", str(plugins))
+    task = toy_task("classification")
+    toy_teacher(task).save_pretrained(tmp_path / "teacher")
+
+    def make(*methods: str, **changes: Any) -> TimingRequest:
+        candidates = tuple(TimedModel(name, tmp_path / "teacher", name) for name in methods)
+        fields: dict[str, Any] = {
+            "batches": {"1x8": toy_inputs(1, 8), f"4x{LENGTH}": toy_inputs(4, LENGTH)},
+            "repeats": 2,
+            "warmup": 1,
+            "rounds": 3,
+            "memory": False,
+        }
+        baseline = TimedModel("baseline", tmp_path / "teacher")
+        return TimingRequest(Setting(task), baseline, candidates, **(fields | changes))
+
+    return make
+
+
+@pytest.fixture
+def jobs(monkeypatch: pytest.MonkeyPatch) -> list[TimeJob | MemoryJob]:
+    """Do the jobs in this process, through the same JSON, and note them."""
+    seen: list[TimeJob | MemoryJob] = []
+
+    def ask(job: TimeJob | MemoryJob, folder: Path) -> Answer:
+        job = JOB.validate_json(JOB.dump_json(job))
+        seen.append(job)
+        inputs = read_batches(folder / "batches.safetensors")
+        answer = worker._time(job, inputs) if isinstance(job, TimeJob) else worker._weigh(job, inputs)
+        return ANSWER.validate_json(ANSWER.dump_json(answer))
+
+    monkeypatch.setattr(clock, "_ask", ask)
+    return seen

@@ -1,127 +1,19 @@
 from __future__ import annotations
 
 import os
-import signal
-import subprocess
 import sys
-import time
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from toy_inputs import toy_inputs
 
 from bench.latency import clock, worker
-from bench.latency.clock import Point, TimingRequest, time_cells, time_grid
-from bench.latency.job import ANSWER, JOB, Answer, MemoryJob, Setting, TimedModel, TimeJob, read_batches
-from bench.toys import LENGTH, VOCABULARY, toy_task, toy_teacher
-
-PLUGINS = '''
-import os
-from pydantic import BaseModel
-from bench.method import Method, Skip
-
-class NoKnobs(BaseModel):
-    pass
-
-class Plain(Method):
-    name, summary, paper, Config = "plain", "loads what was saved", "", NoKnobs
-
-    def compress(self, teacher, calibration, task):
-        return teacher
-
-class Twice(Plain):
-    """A planted slowdown."""
-
-    def load(self, folder, task):
-        model = super().load(folder, task)
-        once = model.forward
-
-        def forward(input_ids=None, attention_mask=None, token_type_ids=None):
-            once(input_ids=input_ids, attention_mask=attention_mask, token_type_ids=token_type_ids)
-            return once(input_ids=input_ids, attention_mask=attention_mask, token_type_ids=token_type_ids)
-
-        model.forward = forward
-        return model
-
-class Breaks(Plain):
-    def load(self, folder, task):
-        model = super().load(folder, task)
-
-        def forward(input_ids=None):
-            raise RuntimeError("no kernel for this")
-
-        model.forward = forward
-        return model
-
-class Aborts(Plain):
-    def load(self, folder, task):
-        os.abort()
-
-class AloneOnly(Plain):
-    def runs(self, runtime, workload):
-        return Skip(f"{runtime} takes one row at a time") if workload.batch_size > 1 else None
-'''
-ENTRY_POINTS = """[moebench.methods]
-twice = clock_plugins:Twice
-breaks = clock_plugins:Breaks
-aborts = clock_plugins:Aborts
-alone-only = clock_plugins:AloneOnly
-"""
-
-
-def batches(batch_size: int, length: int, count: int = 2) -> list[dict[str, torch.Tensor]]:
-    ids = torch.randint(
-        1, VOCABULARY, (count, batch_size, length), generator=torch.Generator().manual_seed(0)
-    )
-    zeros = torch.zeros(batch_size, length, dtype=torch.long)
-    return [{"input_ids": ids[i], "attention_mask": zeros + 1, "token_type_ids": zeros} for i in range(count)]
-
-
-@pytest.fixture
-def request_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., TimingRequest]:
-    """Make requests about a toy teacher, with methods that misbehave registered as a third party's would be."""
-    plugins = tmp_path / "plugins"
-    (plugins / "clock_plugins-1.dist-info").mkdir(parents=True)
-    (plugins / "clock_plugins.py").write_text(PLUGINS)
-    (plugins / "clock_plugins-1.dist-info" / "entry_points.txt").write_text(ENTRY_POINTS)
-    (plugins / "clock_plugins-1.dist-info" / "METADATA").write_text("Name: clock-plugins\nVersion: 1\n")
-    monkeypatch.syspath_prepend(str(plugins))
-    monkeypatch.setenv("PYTHONPATH", str(plugins))
-    task = toy_task("classification")
-    toy_teacher(task).save_pretrained(tmp_path / "teacher")
-
-    def make(*methods: str, **changes: Any) -> TimingRequest:
-        candidates = tuple(TimedModel(name, tmp_path / "teacher", name) for name in methods)
-        fields: dict[str, Any] = {
-            "batches": {"1x8": batches(1, 8), f"4x{LENGTH}": batches(4, LENGTH)},
-            "repeats": 2,
-            "warmup": 1,
-            "rounds": 3,
-            "memory": False,
-        }
-        baseline = TimedModel("baseline", tmp_path / "teacher")
-        return TimingRequest(Setting(task), baseline, candidates, **(fields | changes))
-
-    return make
-
-
-@pytest.fixture
-def jobs(monkeypatch: pytest.MonkeyPatch) -> list[TimeJob | MemoryJob]:
-    """Do the jobs in this process, through the same JSON, and note them."""
-    seen: list[TimeJob | MemoryJob] = []
-
-    def ask(job: TimeJob | MemoryJob, folder: Path) -> Answer:
-        job = JOB.validate_json(JOB.dump_json(job))
-        seen.append(job)
-        inputs = read_batches(folder / "batches.safetensors")
-        answer = worker._time(job, inputs) if isinstance(job, TimeJob) else worker._weigh(job, inputs)
-        return ANSWER.validate_json(ANSWER.dump_json(answer))
-
-    monkeypatch.setattr(clock, "_ask", ask)
-    return seen
+from bench.latency.clock import Point, time_cells, time_grid
+from bench.latency.job import Answer, MemoryJob, TimedModel, TimeJob
+from bench.toys import toy_teacher
 
 
 def test_every_repeat_is_a_job_and_holds_all_calls(request_for: Any, jobs: list[TimeJob]) -> None:
@@ -171,7 +63,7 @@ def test_a_baseline_that_cannot_be_loaded_is_named_once(
 def test_more_tokens_than_positions_are_skipped_with_the_numbers(
     request_for: Any, jobs: list[TimeJob]
 ) -> None:
-    found = time_cells(request_for("teacher", batches={"1x8": batches(1, 8), "1x100": batches(1, 100)}))
+    found = time_cells(request_for("teacher", batches={"1x8": toy_inputs(1, 8), "1x100": toy_inputs(1, 100)}))
     assert found["teacher", "1x8"].status == "done"
     assert found["teacher", "1x100"].status == "skipped"
     assert (
@@ -182,7 +74,7 @@ def test_more_tokens_than_positions_are_skipped_with_the_numbers(
 def test_every_shape_of_real_lengths_is_met_before_anything_counts(
     request_for: Any, jobs: list[TimeJob]
 ) -> None:
-    real = [batch for length in (5, 7, 9, 7, 11) for batch in batches(2, length, count=1)]
+    real = [batch for length in (5, 7, 9, 7, 11) for batch in toy_inputs(2, length, count=1)]
     (timing,) = time_cells(request_for("teacher", batches={"2xreal": real})).values()
     assert [repeat.warmup for repeat in timing.repeats] == [4, 4]
     assert len(timing.repeats[0].candidate_ms) == 4 + 3
@@ -210,7 +102,7 @@ def test_warnings_of_a_process_reach_the_timing(
 def test_memory_is_read_small_workloads_first_and_kept_in_the_first_repeat(
     request_for: Any, jobs: list[TimeJob | MemoryJob]
 ) -> None:
-    listed = {"4x12": batches(4, 12), "1x8": batches(1, 8)}
+    listed = {"4x12": toy_inputs(4, 12), "1x8": toy_inputs(1, 8)}
     found = time_cells(request_for("teacher", "breaks", memory=True, batches=listed))
     weighed = [job for job in jobs if isinstance(job, MemoryJob)]
     assert [(job.model.id, job.workloads) for job in weighed] == [
@@ -227,7 +119,7 @@ def test_a_peak_that_cannot_be_reset_is_not_passed_off_as_the_models(
     request_for: Any, jobs: list[TimeJob | MemoryJob], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(worker, "peak_memory_bytes", lambda device: 2**40)  # that of the loading, still
-    (timing,) = time_cells(request_for("twice", memory=True, batches={"1x8": batches(1, 8)})).values()
+    (timing,) = time_cells(request_for("twice", memory=True, batches={"1x8": toy_inputs(1, 8)})).values()
     assert timing.status == "done"
     assert timing.repeats[0].candidate_peak_memory_bytes is None
 
@@ -252,7 +144,7 @@ def test_a_baseline_beside_itself_is_weighed_once(request_for: Any, jobs: list[T
 
 
 def test_a_grid_that_is_stopped_goes_on_where_it_was(request_for: Any, jobs: list[TimeJob]) -> None:
-    listed = {f"{size}x8": batches(size, 8, count=1) for size in (1, 2, 3, 4, 5)}
+    listed = {f"{size}x8": toy_inputs(size, 8, count=1) for size in (1, 2, 3, 4, 5)}
     request = request_for("teacher", "twice", batches=listed, repeats=1)
     whole = {Point(name, workload, "eager") for name in ("teacher", "twice") for workload in listed}
 
@@ -278,21 +170,11 @@ def test_a_grid_that_is_stopped_goes_on_where_it_was(request_for: Any, jobs: lis
 
 
 def test_points_are_known_by_their_runtime(request_for: Any, jobs: list[TimeJob]) -> None:
-    request = request_for("teacher", batches={"1x8": batches(1, 8)}, repeats=1)
+    request = request_for("teacher", batches={"1x8": toy_inputs(1, 8)}, repeats=1)
     known = {Point("teacher", "1x8", "captured")}
     assert [point for point, _ in time_grid(request, ["eager"], known=known)] == [
         Point("teacher", "1x8", "eager")
     ]
-
-
-def test_a_real_process_is_slept_through(request_for: Any) -> None:
-    request = request_for("twice", batches={"4x12": batches(4, 12)}, repeats=1)
-    wall, own = time.perf_counter(), time.process_time()
-    (timing,) = time_cells(request).values()
-    wall, own = time.perf_counter() - wall, time.process_time() - own
-    assert timing.status == "done", timing.reason
-    assert len(timing.repeats[0].candidate_ms) == 4
-    assert own < 0.05 * wall
 
 
 def test_the_environment_of_a_process_names_its_threads(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -313,7 +195,7 @@ def test_a_candidate_that_kills_the_process_is_found_and_the_others_are_timed(
         return answer(job, folder)
 
     monkeypatch.setattr(clock, "_ask", ask)
-    found = time_cells(request_for("teacher", "aborts", "twice", batches={"1x8": batches(1, 8)}))
+    found = time_cells(request_for("teacher", "aborts", "twice", batches={"1x8": toy_inputs(1, 8)}))
     assert {name: (timing.status, len(timing.repeats)) for (name, _), timing in found.items()} == {
         "teacher": ("done", 2),
         "aborts": ("failed", 0),
@@ -342,62 +224,7 @@ def test_a_process_without_an_answer_is_quoted(
     executable.write_text(f"#!/bin/sh\n{script}\n")
     executable.chmod(0o755)
     monkeypatch.setattr(sys, "executable", str(executable))
-    (timing,) = time_cells(request_for("teacher", batches={"1x8": batches(1, 8)})).values()
+    (timing,) = time_cells(request_for("teacher", batches={"1x8": toy_inputs(1, 8)})).values()
     assert timing.status == "failed"
     assert timing.reason.startswith(reason)
     assert len(timing.reason.splitlines()) <= clock.STDERR_LINES
-
-
-@pytest.mark.slow
-def test_a_model_that_really_aborts_takes_nobody_with_it(request_for: Any) -> None:
-    found = time_cells(request_for("aborts", "teacher", batches={"1x8": batches(1, 8)}, repeats=1))
-    assert found["teacher", "1x8"].status == "done"
-    assert found["aborts", "1x8"].reason.startswith("the timing process ended by SIGABRT: ")
-
-
-@pytest.mark.slow
-def test_a_process_whose_parent_is_killed_leaves_too(request_for: Any, tmp_path: Path) -> None:
-    request = request_for("teacher", rounds=1_000_000)
-    script = tmp_path / "parent.py"
-    script.write_text(
-        "import sys; from pathlib import Path; from bench.latency import clock; from bench.latency.job import JOB\n"
-        "folder = Path(sys.argv[1])\n"
-        "clock._ask(JOB.validate_json((folder / 'job.json').read_bytes()), folder)\n"
-    )
-    folder = tmp_path / "job"
-    folder.mkdir()
-    clock.write_batches(request.batches, folder / "batches.safetensors")
-    points = (("teacher", "1x8"),)
-    job = TimeJob(request.setting, request.baseline, request.candidates, points, 1, 1_000_000)
-    (folder / "job.json").write_bytes(JOB.dump_json(job))
-
-    def workers() -> list[str]:
-        listed = subprocess.run(
-            ["pgrep", "-f", f"bench.latency.worker {folder}"], capture_output=True, text=True
-        )
-        return listed.stdout.split()
-
-    with subprocess.Popen([sys.executable, str(script), str(folder)]) as parent:
-        while not workers():
-            time.sleep(0.2)
-        parent.send_signal(signal.SIGKILL)
-    for _ in range(150):
-        if not workers():
-            return
-        time.sleep(0.2)
-    pytest.fail(f"the timing process {workers()} outlived its parent")
-
-
-@pytest.mark.slow
-def test_a_planted_slowdown_is_found_by_the_living_clock(request_for: Any) -> None:
-    from statistics import median
-
-    found = time_cells(
-        request_for("teacher", "twice", batches={"4x12": batches(4, 12)}, rounds=100, repeats=3)
-    )
-    ratio = {
-        name: median(median(r.baseline_ms[1:]) / median(r.candidate_ms[1:]) for r in timing.repeats)
-        for (name, _), timing in found.items()
-    }
-    assert ratio["teacher"] == pytest.approx(1, abs=0.15)
-    assert ratio["twice"] == pytest.approx(0.5, abs=0.1)

@@ -1,0 +1,81 @@
+"""What only real processes show; all but one take their time."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import pytest
+from toy_inputs import toy_inputs
+
+from bench.latency import clock
+from bench.latency.clock import time_cells
+from bench.latency.job import JOB, TimeJob
+
+
+def test_a_real_process_is_slept_through(request_for: Any) -> None:
+    request = request_for("twice", batches={"4x12": toy_inputs(4, 12)}, repeats=1)
+    wall, own = time.perf_counter(), time.process_time()
+    (timing,) = time_cells(request).values()
+    wall, own = time.perf_counter() - wall, time.process_time() - own
+    assert timing.status == "done", timing.reason
+    assert len(timing.repeats[0].candidate_ms) == 4
+    assert own < 0.05 * wall
+
+
+@pytest.mark.slow
+def test_a_model_that_really_aborts_takes_nobody_with_it(request_for: Any) -> None:
+    found = time_cells(request_for("aborts", "teacher", batches={"1x8": toy_inputs(1, 8)}, repeats=1))
+    assert found["teacher", "1x8"].status == "done"
+    assert found["aborts", "1x8"].reason.startswith("the timing process ended by SIGABRT: ")
+
+
+@pytest.mark.slow
+def test_a_process_whose_parent_is_killed_leaves_too(request_for: Any, tmp_path: Path) -> None:
+    request = request_for("teacher", rounds=1_000_000)
+    script = tmp_path / "parent.py"
+    script.write_text(
+        "import sys; from pathlib import Path; from bench.latency import clock; from bench.latency.job import JOB\n"
+        "folder = Path(sys.argv[1])\n"
+        "clock._ask(JOB.validate_json((folder / 'job.json').read_bytes()), folder)\n"
+    )
+    folder = tmp_path / "job"
+    folder.mkdir()
+    clock.write_batches(request.batches, folder / "batches.safetensors")
+    points = (("teacher", "1x8"),)
+    job = TimeJob(request.setting, request.baseline, request.candidates, points, 1, 1_000_000)
+    (folder / "job.json").write_bytes(JOB.dump_json(job))
+
+    def workers() -> list[str]:
+        listed = subprocess.run(
+            ["pgrep", "-f", f"bench.latency.worker {folder}"], capture_output=True, text=True
+        )
+        return listed.stdout.split()
+
+    with subprocess.Popen([sys.executable, str(script), str(folder)]) as parent:
+        while not workers():
+            time.sleep(0.2)
+        parent.send_signal(signal.SIGKILL)
+    for _ in range(150):
+        if not workers():
+            return
+        time.sleep(0.2)
+    pytest.fail(f"the timing process {workers()} outlived its parent")
+
+
+@pytest.mark.slow
+def test_a_planted_slowdown_is_found_by_the_living_clock(request_for: Any) -> None:
+    found = time_cells(
+        request_for("teacher", "twice", batches={"4x12": toy_inputs(4, 12)}, rounds=100, repeats=3)
+    )
+    ratio = {
+        name: median(median(r.baseline_ms[1:]) / median(r.candidate_ms[1:]) for r in timing.repeats)
+        for (name, _), timing in found.items()
+    }
+    assert ratio["teacher"] == pytest.approx(1, abs=0.15)
+    assert ratio["twice"] == pytest.approx(0.5, abs=0.1)
