@@ -22,7 +22,7 @@ from bench.checkpointing import Checkpointer
 from bench.cost import count
 from bench.data import encode, model_inputs
 from bench.errors import UserError
-from bench.evaluation import predict, save_predictions, score
+from bench.evaluation import predict, row_scores, save_predictions, score
 from bench.method import Method, Objective, Skip, Stage
 from bench.registry import methods
 from bench.seeds import derive
@@ -182,6 +182,7 @@ def _make(job: Job, folder: RunFolder, report: Report | None) -> dict[str, Any]:
         "rows": {role: len(split) for role, split in rows.splits.items()},
         "cost": CostRecord(**vars(cost), checkpoint_bytes=_checkpoint_bytes(path)),
         "training": training,
+        "warnings": _warnings(encoded["train"], training),
         "weights_sha256": checkpoints.weights_sha256(path),
         **known,
     }
@@ -284,14 +285,25 @@ def _separate(student: PreTrainedModel, teacher: PreTrainedModel) -> None:
 def _evaluate(
     job: Job, model: PreTrainedModel, rows: Rows, encoded: dict[str, Encoded], folder: RunFolder
 ) -> dict[str, dict[str, float]]:
-    scores, logits = {}, {}
+    scores, logits, by_row = {}, {}, {}
     for role in job.task.evaluation_splits:
         logits[role] = predict(
             model, encoded[role], batch_size=EVALUATION_BATCH, precision=job.identity.precision
         )
         scores[role] = score(job.task, rows.splits[role], encoded[role], logits[role])
-    save_predictions(folder.predictions_file(job.cell_id), encoded, logits)
+        by_row[role] = row_scores(job.task, rows.splits[role], encoded[role], logits[role])
+    save_predictions(folder.predictions_file(job.cell_id), encoded, logits, by_row)
     return scores
+
+
+def _warnings(train: Encoded, training: TrainingRecord | None) -> list[str]:
+    """Say what a reader of the scores should know about the training."""
+    warnings = []
+    if excluded := train.excluded():
+        warnings.append(f"{len(excluded)} training rows left out: their answer is not in their context")
+    if training and training.micro_batch_size < training.examples // training.steps:
+        warnings.append(f"memory ran out: gradients accumulated over {training.micro_batch_size} rows a pass")
+    return warnings
 
 
 def _checkpoint_bytes(folder: Path) -> int:

@@ -17,6 +17,7 @@ from bench.registry import distribution_of, methods, tasks
 
 if TYPE_CHECKING:
     from bench.survey import Cell
+    from bench.tasks.task import Task
 
 Listing = tuple[Sequence[str], Sequence[Sequence[str]]]  # names of the columns, and rows
 
@@ -119,7 +120,10 @@ def _presets() -> Listing:
 def _published() -> Listing:
     from results import published
 
-    columns = ("source", "method", "teacher", "parameters_millions", "task", "score", "split", "value", "place", "warning")
+    columns = (
+        *("source", "method", "teacher", "parameters_millions"),
+        *("task", "score", "split", "value", "place", "warning"),
+    )
     return columns, [tuple(getattr(number, column) for column in columns) for number in published.search()]
 
 
@@ -160,7 +164,33 @@ def _describe_task(text: str) -> RenderableType:
 
     ((name, options),) = parse_choice(text).items()
     task = find_task(Choice(name=name, options=options))
-    return _yaml(task.model_dump(mode="json", exclude_defaults=True) | {"here": catalog.availability(task)})
+    document = task.model_dump(mode="json", exclude_defaults=True) | {"here": catalog.availability(task)}
+    if not document["here"].startswith("not here"):
+        document["splits as the embedded teacher reads them"] = _lengths(task)
+    return _yaml(document)
+
+
+def _lengths(task: Task) -> dict[str, Any]:
+    """Count the rows of a task's splits, their tokens, and what length buckets leave of padding."""
+    from bench import assets as store
+    from bench import checkpoints
+    from bench.batching import padding_share
+    from bench.cell import encode_split
+    from bench.sources import load_rows
+    from results.record import Budget
+
+    rows = load_rows(task)
+    tokenizer = checkpoints.load_tokenizer(checkpoints.resolve("embedded"))
+    found = {}
+    for role in rows.splits:
+        lengths = encode_split(task, rows, role, tokenizer, store.cache_folder() / "tokenised").lengths
+        found[role] = {
+            "rows": len(rows.splits[role]),
+            "median tokens": int(sorted(lengths)[len(lengths) // 2]),
+            "longest": int(lengths.max()),
+            "padding": f"{padding_share(lengths, Budget().batch_size):.1%} of positions",
+        }
+    return found
 
 
 def _yaml(document: Mapping[str, Any]) -> RenderableType:

@@ -216,7 +216,9 @@ def cells(matrix: Matrix) -> list[CellPlan]:
     chosen = [find_task(choice) for choice in matrix.tasks]
     for name, count in Counter(task.name for task in chosen).items():
         if count > 1:
-            raise UserError(f"task {name!r} is listed {count} times; give its variants names of their own in task files")
+            raise UserError(
+                f"task {name!r} is listed {count} times; give its variants task files of their own"
+            )
     repeated = {
         name for name, count in Counter(choice.name for choice in matrix.methods).items() if count > 1
     }
