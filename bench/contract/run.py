@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -134,6 +135,7 @@ def _quiet_and_steady() -> Iterator[None]:
     """Hide progress bars; use one thread, since a product's last bit depends on their number; keep the generators."""
     from transformers.utils import logging as reports
 
+    import_module("torch._dynamo")  # makes torch's cache folder where it belongs, before anything is watched
     threads, bars = torch.get_num_threads(), reports.is_progress_bar_enabled()
     torch.set_num_threads(1)
     reports.disable_progress_bar()
