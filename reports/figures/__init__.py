@@ -2,24 +2,72 @@
 
 from __future__ import annotations
 
-from reports.figures import curves, pareto
+from reports.figures import ablation, curves, heatmaps, pareto, ranks, seeds
 from reports.figures.style import FigureEntry
+
+POINTS = (
+    "Up and left is better. Each point is a method; vertical bars are the 95 % t-interval over seeds and are cut where "
+    "they leave the panel. The dashed line is the Pareto front: methods that no other beats in both."
+)
 
 FIGURES: tuple[FigureEntry, ...] = (
     FigureEntry(
         "pareto",
         "Accuracy against measured latency",
-        "Up and left is better. Each point is a method: vertical bars are the 95 % t-interval over seeds, horizontal "
-        "bars the 95 % interval of the timing; time is relative to the teacher's in the same process (1, the grey "
-        "line). The dashed line is the Pareto front: methods that no other beats in both. Bars that leave the panel "
-        "are cut.",
-        pareto.draw,
+        f"{POINTS} Time is relative to the teacher's in the same process (1, the grey line); horizontal bars are the "
+        "95 % interval of that ratio.",
+        pareto.drawing(pareto.relative_time, "time relative to the teacher"),
+    ),
+    FigureEntry(
+        "pareto-multiply-adds",
+        "Accuracy against multiply-adds",
+        f"{POINTS} One fused multiply-add counts as one; compare with the measured latency before believing it.",
+        pareto.drawing(pareto.multiply_adds, "multiply-adds of one sequence (G)"),
+    ),
+    FigureEntry(
+        "pareto-memory",
+        "Accuracy against memory",
+        f"{POINTS} Peak memory of inference under the conditions of the timing.",
+        pareto.drawing(pareto.peak_memory, "peak memory of inference (MB)"),
+    ),
+    FigureEntry(
+        "retained",
+        "Retained score",
+        "Score in per cent of the teacher's at the same seed, mean over seeds; a dash stands where there is none.",
+        heatmaps.draw_retained,
+    ),
+    FigureEntry(
+        "seeds",
+        "Spread over seeds",
+        "Every dot is a seed; the tick is the mean and the line its 95 % t-interval.",
+        seeds.draw,
+    ),
+    FigureEntry(
+        "speedup",
+        "Speed-up over batch and length",
+        "Teacher's time over the method's, measured side by side. A white dot marks where the teacher takes less than "
+        "1.25 times as long for the next larger batch or length: launches bind it there, not arithmetic.",
+        heatmaps.draw_speedups,
+    ),
+    FigureEntry(
+        "ablation",
+        "One knob at a time",
+        "Main score as one knob moves and all others stay, with the 95 % t-interval over seeds.",
+        ablation.draw,
+    ),
+    FigureEntry(
+        "ranks",
+        "Average ranks",
+        "Students that finished every task, by average rank (1 is best). A bar joins those whose ranks lie closer than "
+        "the critical difference of Nemenyi's test at 5 %.",
+        ranks.draw,
     ),
     FigureEntry(
         "training",
         "Training curves",
-        "Weighted sum of the loss terms over the steps, one line a seed. Methods minimise different losses: compare "
-        "the shape, not the height. A dotted line is where the next stage begins with a fresh schedule.",
+        "Weighted sum of the loss terms over the steps, one line a seed, or their mean where there are many. Methods "
+        "minimise different losses: compare the shape, not the height. A dotted line is where the next stage begins "
+        "with a fresh schedule.",
         curves.draw,
     ),
 )

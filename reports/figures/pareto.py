@@ -1,8 +1,8 @@
-"""Accuracy against measured latency, with the Pareto front and intervals in both directions."""
+"""Accuracy against what it costs: measured latency, multiply-adds, memory; with the Pareto front and intervals."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,8 +11,10 @@ from matplotlib.figure import Figure
 from reports.figures.style import DOT, GRID, INK, Mark, legend, marks, panels
 from reports.outcomes import labels, main_score, outcomes, tasks, teacher_label
 from reports.statistics import Estimate, mean_interval
-from reports.timings import headline, speedup
+from reports.timings import headline, speedup, timings
 from results.frame import Frame
+
+Cost = Callable[[Frame, str, str], Estimate | None]  # of a method on a task
 
 
 @dataclass(frozen=True)
@@ -20,69 +22,94 @@ class Point:
     """One method on one task.
 
     Attributes:
-        time: Time of a call over the teacher's in the same process, with its interval.
+        cost: Smaller is better; with its interval.
         score: Mean main score x 100 over seeds, with its interval.
     """
 
     label: str
-    time: Estimate
+    cost: Estimate
     score: Estimate
 
 
-def latency_points(frame: Frame, task: str) -> list[Point]:
-    """Return the methods that were both scored on the task and timed on it under the headline conditions."""
+def relative_time(frame: Frame, task: str, label: str) -> Estimate | None:
+    """Return the time of a call over the teacher's in the same process, under the headline conditions."""
     setting = headline(frame)
     if setting is None:
-        return []
-    points = []
+        return None
+    if label == teacher_label(frame):
+        return Estimate(1.0, 1.0, 1.0, 1)
+    ratio = speedup(frame, setting, label, task=task)
+    if ratio is None:
+        return None
+    low, high = ratio.low or ratio.mean, ratio.high or ratio.mean
+    return Estimate(1 / ratio.mean, 1 / high, 1 / low, ratio.n)
+
+
+def multiply_adds(frame: Frame, task: str, label: str) -> Estimate | None:
+    """Return 10^9 multiply-adds of one sequence; the ends are the extremes over seeds."""
+    cells = frame.cells
+    values = cells.loc[(cells["task"] == task) & (cells["label"] == label), "multiply_adds"].dropna() / 1e9
+    return _extremes(list(values))
+
+
+def peak_memory(frame: Frame, task: str, label: str) -> Estimate | None:
+    """Return the peak memory of inference in MB under the headline conditions; the ends are the extremes over seeds."""
+    setting = headline(frame)
+    if setting is None:
+        return None
+    timed = timings(frame, setting)
+    timed = timed[timed["task"] == task]
+    if label == teacher_label(frame):
+        return _extremes(list(timed["baseline_peak_memory_bytes"].dropna() / 1e6))
+    return _extremes(list(timed.loc[timed["label"] == label, "peak_memory_bytes"].dropna() / 1e6))
+
+
+def points(frame: Frame, task: str, cost: Cost) -> list[Point]:
+    """Return the methods that have both a score and a cost on the task."""
+    found = []
     for label, outcome in outcomes(frame, task).items():
-        if not outcome.scores:
-            continue
-        if label == teacher_label(frame):
-            time = Estimate(1.0, 1.0, 1.0, 1)
-        else:
-            ratio = speedup(frame, setting, label, task=task)
-            if ratio is None:
-                continue
-            time = _inverse(ratio)
-        points.append(Point(label, time, mean_interval([100 * score for score in outcome.scores.values()])))
-    return points
+        spent = cost(frame, task, label) if outcome.scores else None
+        if spent is not None:
+            found.append(
+                Point(label, spent, mean_interval([100 * score for score in outcome.scores.values()]))
+            )
+    return found
 
 
-def pareto_front(points: Sequence[Point]) -> list[Point]:
-    """Return the points that no other beats or equals in both, and beats in one, fastest first."""
+def pareto_front(found: Sequence[Point]) -> list[Point]:
+    """Return the points that no other beats or equals in both, and beats in one, cheapest first."""
     front: list[Point] = []
-    for point in sorted(points, key=lambda point: (point.time.mean, -point.score.mean)):
+    for point in sorted(found, key=lambda point: (point.cost.mean, -point.score.mean)):
         if not front or point.score.mean > front[-1].score.mean:
             front.append(point)
     return front
 
 
-def draw(frame: Frame) -> Figure | None:
-    """Draw a panel a task; None where nothing was timed."""
-    by_task = {task: points for task in tasks(frame) if len(points := latency_points(frame, task)) > 1}
-    if not by_task:
-        return None
-    figure, axes = panels(len(by_task), height=2.9)
-    styles = marks(frame)
-    for axis, (task, points) in zip(axes, by_task.items(), strict=True):
-        _panel(axis, points, styles)
-        axis.set_title(task)
-        axis.set_ylabel(f"{main_score(frame, task)} × 100")
-        axis.set_xlabel("time relative to the teacher")
-    shown = [
-        label
-        for label in labels(frame)
-        if any(point.label == label for found in by_task.values() for point in found)
-    ]
-    legend(figure, {label: styles[label] for label in shown})
-    return figure
+def drawing(cost: Cost, name: str) -> Callable[[Frame], Figure | None]:
+    """Make the drawing of scores against a cost: a panel a task; None where no two methods have that cost."""
+
+    def draw(frame: Frame) -> Figure | None:
+        by_task = {task: found for task in tasks(frame) if len(found := points(frame, task, cost)) > 1}
+        if not by_task:
+            return None
+        figure, axes = panels(len(by_task), height=2.9)
+        styles = marks(frame)
+        for axis, (task, found) in zip(axes, by_task.items(), strict=True):
+            _panel(axis, found, styles)
+            axis.set_title(task)
+            axis.set_ylabel(f"{main_score(frame, task)} × 100")
+            axis.set_xlabel(name)
+        present = {point.label for found in by_task.values() for point in found}
+        legend(figure, {label: styles[label] for label in labels(frame) if label in present})
+        return figure
+
+    return draw
 
 
-def _panel(axis: Any, points: Sequence[Point], styles: Mapping[str, Mark]) -> None:
-    front = pareto_front(points)
+def _panel(axis: Any, found: Sequence[Point], styles: Mapping[str, Mark]) -> None:
+    front = pareto_front(found)
     axis.step(
-        [point.time.mean for point in front],
+        [point.cost.mean for point in front],
         [point.score.mean for point in front],
         where="post",
         color=INK,
@@ -90,15 +117,14 @@ def _panel(axis: Any, points: Sequence[Point], styles: Mapping[str, Mark]) -> No
         linestyle=(0, (4, 2)),
         zorder=1,
     )
-    axis.axvline(1.0, color=GRID, linewidth=1.0, zorder=0)
-    colours = [styles[point.label].colour for point in points]
-    times, scores = [point.time.mean for point in points], [point.score.mean for point in points]
-    axis.vlines(times, *_ends([point.score for point in points]), colors=colours, linewidth=0.9, zorder=2)
-    axis.hlines(scores, *_ends([point.time for point in points]), colors=colours, linewidth=0.9, zorder=2)
-    for marker in dict.fromkeys(styles[point.label].marker for point in points):
-        same = [place for place, point in enumerate(points) if styles[point.label].marker == marker]
+    colours = [styles[point.label].colour for point in found]
+    costs, scores = [point.cost.mean for point in found], [point.score.mean for point in found]
+    axis.vlines(costs, *_ends([point.score for point in found]), colors=colours, linewidth=0.9, zorder=2)
+    axis.hlines(scores, *_ends([point.cost for point in found]), colors=colours, linewidth=0.9, zorder=2)
+    for marker in dict.fromkeys(styles[point.label].marker for point in found):
+        same = [place for place, point in enumerate(found) if styles[point.label].marker == marker]
         axis.scatter(
-            [times[place] for place in same],
+            [costs[place] for place in same],
             [scores[place] for place in same],
             c=[colours[place] for place in same],
             marker=marker,
@@ -107,8 +133,11 @@ def _panel(axis: Any, points: Sequence[Point], styles: Mapping[str, Mark]) -> No
             linewidths=0.5,
             zorder=3,
         )
+        for place in same:
+            if marker == "*":
+                axis.axvline(costs[place], color=GRID, linewidth=1.0, zorder=0)
     _limit_to_means(axis, scores)
-    axis.set_xlim(0, 1.06 * max(times))
+    axis.set_xlim(0, 1.06 * max(costs))
 
 
 def _ends(estimates: Sequence[Estimate]) -> tuple[list[float], list[float]]:
@@ -124,6 +153,5 @@ def _limit_to_means(axis: Any, means: Sequence[float]) -> None:
     axis.set_ylim(max(low, min(means) - room), min(high, max(means) + room))
 
 
-def _inverse(ratio: Estimate) -> Estimate:
-    low, high = ratio.low or ratio.mean, ratio.high or ratio.mean
-    return Estimate(1 / ratio.mean, 1 / high, 1 / low, ratio.n)
+def _extremes(values: Sequence[float]) -> Estimate | None:
+    return Estimate(sum(values) / len(values), min(values), max(values), len(values)) if values else None

@@ -58,7 +58,8 @@ class FigureEntry:
 def marks(frame: Frame) -> dict[str, Mark]:
     """Give every method a colour and a marker; the marker alone tells neighbours apart in grey."""
     teacher = teacher_label(frame)
-    students = sorted(set(frame.cells["label"]) - {teacher})
+    plain = set(frame.cells["method"])  # methods take their colours before variants of them do
+    students = sorted(set(frame.cells["label"]) - {teacher}, key=lambda label: (label not in plain, label))
     drawn = {
         label: Mark(COLOURS[place % len(COLOURS)], MARKERS[(place + place // len(COLOURS)) % len(MARKERS)])
         for place, label in enumerate(students)
@@ -88,11 +89,24 @@ def panels(count: int, *, height: float = 2.2, columns: int = 3) -> tuple[Figure
     return figure, list(axes[:count])
 
 
+def figure_of(width: float, height: float) -> tuple[Figure, Any]:
+    """Make a figure of one panel, in inches, and return it with its axes."""
+    figure = Figure(figsize=(width, height))
+    FigureCanvasAgg(figure)
+    return figure, figure.subplots()
+
+
 def legend(figure: Figure, shown: Mapping[str, Mark]) -> None:
     """Name the methods: beside the panels where they are few, else below."""
     handles = [
         Line2D(
-            [], [], linestyle="", marker=mark.marker, color=mark.colour, markersize=6, markeredgecolor="white"
+            [],
+            [],
+            linestyle="",
+            marker=mark.marker,
+            color=mark.colour,
+            markersize=_size(mark),
+            markeredgewidth=0,
         )
         for mark in shown.values()
     ]

@@ -1,0 +1,128 @@
+"""Numbers on colours: the retained score of each task, and the speed-up over batch and length."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from matplotlib.figure import Figure
+from numpy.typing import NDArray
+from scipy import stats
+
+from reports.figures.style import PAGE_WIDTH, figure_of, panels
+from reports.outcomes import labels, tasks, teacher_label
+from reports.tables.comparison import retained
+from results.frame import Frame
+
+GRIDS = 12  # panels of one figure
+LAUNCH_BOUND = 1.25  # the next larger input takes less than this many times as long
+_MAP = "cividis"  # as readable in grey as in colour
+
+
+def draw_retained(frame: Frame) -> Figure | None:
+    """Draw the share of the teacher's score that each method keeps on each task; None without a teacher."""
+    names = tasks(frame)
+    students = [label for label in labels(frame) if label != teacher_label(frame)]
+    kept = {task: retained(frame, task) for task in names}
+    values = np.array(
+        [
+            [100 * kept[task][label].mean if label in kept[task] else np.nan for task in names]
+            for label in students
+        ]
+    )
+    if not np.isfinite(values).any():
+        return None
+    figure, axis = figure_of(min(PAGE_WIDTH, 2.2 + 0.62 * len(names)), 0.9 + 0.24 * len(students))
+    _numbers(axis, values, "{:.1f}", low=float(np.nanmin(values)), high=max(100.0, float(np.nanmax(values))))
+    _ticks(axis, students, names)
+    if len(names) > 1:
+        axis.tick_params(axis="x", rotation=45)
+    return figure
+
+
+def draw_speedups(frame: Frame) -> Figure | None:
+    """Draw the speed-up over batch and length, a panel a method and runtime; None where no grid was timed."""
+    grids = _grids(frame)[:GRIDS]
+    if not grids:
+        return None
+    high = max(float(np.nanmax(grid.speedups)) for grid in grids)
+    figure, axes = panels(len(grids), height=0.9 + 0.3 * max(len(grid.batches) for grid in grids))
+    for axis, grid in zip(axes, grids, strict=True):
+        _numbers(axis, grid.speedups, "{:.2f}", low=min(1.0, float(np.nanmin(grid.speedups))), high=high)
+        _ticks(axis, [str(size) for size in grid.batches], [str(length) for length in grid.lengths])
+        for row, column in np.argwhere(grid.launch_bound):
+            axis.plot(column + 0.38, row - 0.32, marker="o", markersize=2.5, color="white", markeredgecolor="black",
+                      markeredgewidth=0.5)  # fmt: skip
+        axis.set_title(grid.title)
+        axis.set_ylabel("batch")
+        axis.set_xlabel("tokens")
+    return figure
+
+
+@dataclass(frozen=True)
+class _Grid:
+    """The timings of one method under one runtime over batch and length, the seeds and tasks pooled."""
+
+    title: str
+    batches: list[int]
+    lengths: list[int]
+    speedups: NDArray[np.float64]
+    launch_bound: NDArray[np.bool_]
+
+
+def _grid(title: str, timed: pd.DataFrame) -> _Grid:
+    def pooled(column: str) -> pd.DataFrame:
+        return timed.pivot_table(index="batch_size", columns="length", values=column, aggfunc=stats.gmean)
+
+    speedups = pooled("speedup")
+    return _Grid(
+        title=title,
+        batches=[int(size) for size in speedups.index],
+        lengths=[int(length) for length in speedups.columns],
+        speedups=speedups.to_numpy(dtype=float),
+        launch_bound=_flat(pooled("baseline_p50_ms").to_numpy(dtype=float)),
+    )
+
+
+def _grids(frame: Frame) -> list[_Grid]:
+    done = frame.latency[(frame.latency["status"] == "done") & frame.latency["length"].notna()]
+    keys = ["environment", "device", "runtime", "dtype", "threads"]
+    order = {label: place for place, label in enumerate(labels(frame))}
+    found = []
+    for conditions, same in done.groupby(keys, sort=True):
+        if len(same[["batch_size", "length"]].drop_duplicates()) < 2:
+            continue
+        for label, timed in same.groupby("label"):
+            title = f"{label}, {conditions[1]}, {conditions[2]}"
+            found.append((order[str(label)], str(conditions), _grid(title, timed)))
+    return [grid for *_, grid in sorted(found, key=lambda entry: entry[:2])]
+
+
+def _flat(times: NDArray[np.float64]) -> NDArray[np.bool_]:
+    """Mark where more work takes hardly more time: the teacher is bound by launches there, not by arithmetic."""
+    marked = np.zeros(times.shape, dtype=bool)
+    marked[:-1] |= times[1:] < LAUNCH_BOUND * times[:-1]
+    marked[:, :-1] |= times[:, 1:] < LAUNCH_BOUND * times[:, :-1]
+    return marked
+
+
+def _numbers(axis: Any, values: NDArray[np.float64], form: str, *, low: float, high: float) -> None:
+    image = axis.imshow(values, cmap=_MAP, vmin=low, vmax=high, aspect="auto")
+    for (row, column), value in np.ndenumerate(values):
+        if np.isfinite(value):
+            light = np.dot(image.to_rgba(value)[:3], (0.299, 0.587, 0.114)) > 0.5
+            axis.text(column, row, form.format(value), ha="center", va="center", fontsize=6.5,
+                      color="black" if light else "#fefefe")  # fmt: skip
+        else:
+            axis.text(column, row, "—", ha="center", va="center", fontsize=6.5)
+
+
+def _ticks(axis: Any, rows: Sequence[str], columns: Sequence[str]) -> None:
+    axis.set_yticks(range(len(rows)), rows)
+    axis.set_xticks(range(len(columns)), columns)
+    axis.grid(visible=False)
+    axis.spines[:].set_visible(False)
+    axis.tick_params(length=0)
