@@ -83,6 +83,12 @@ class LayerwiseDistillation(Objective):
         if config.routing.startswith("gate"):
             self.weights["balance"] = config.balance_weight
 
+    def train(self, mode: bool = True) -> LayerwiseDistillation:
+        """Set the student's mode; a teacher in training mode would distil its dropout noise."""
+        super().train(mode)
+        self.teacher.eval()
+        return self
+
     def forward(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
         """Compute ``labels``, ``layers``, ``prediction`` and ``balance``, as far as there are any."""
         states = self.layers != "none"
