@@ -38,7 +38,7 @@ from results.store import RunFolder, whole_folder
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-    from bench.data import Encoded
+    from bench.encoded import Encoded
     from bench.sources import Rows
 
 TEACHER = "teacher"

@@ -239,7 +239,9 @@ def _dry_run(matrix: Any, folder: Path, overwrite: Any) -> None:
     waiting = [[cell for cell in cells if cell.state in redo] for cells in (teachers, students)]
     minutes = estimate_seconds(survey, *waiting) / 60
     count = sum(map(len, waiting))
-    out_console.print(f"{count} cells to make, about {minutes:.0f} min here; nothing was run", highlight=False)
+    out_console.print(
+        f"{count} cells to make, about {minutes:.0f} min here; nothing was run", highlight=False
+    )
 
 
 def _write_report(run: Path, out: Path, title: str) -> None:

@@ -12,7 +12,8 @@ import torch
 from numpy.typing import NDArray
 
 from bench.batching import evaluation_batches
-from bench.data import TARGETS, Encoded, model_inputs
+from bench.data import model_inputs
+from bench.encoded import TARGETS, Encoded
 from bench.tasks.heads import HEADS
 from bench.tasks.task import Task
 from results.store import write_atomically
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
     from datasets import Dataset
     from transformers import PreTrainedModel
 
-    from bench.tasks.heads import Logits
+    from bench.tasks.arrays import Logits
 
 
 def predict(model: PreTrainedModel, encoded: Encoded, *, batch_size: int, precision: str) -> Logits:

@@ -145,4 +145,4 @@ class Method(ABC):
         """Reload a saved student; override for what ``from_pretrained`` cannot say."""
         from bench.tasks.heads import auto_model_class
 
-        return auto_model_class(task.head).from_pretrained(folder)  # type: ignore[no-any-return]
+        return auto_model_class(task.head).from_pretrained(folder)

@@ -16,7 +16,7 @@ from bench.method import Objective
 from results.record import Budget
 
 if TYPE_CHECKING:
-    from bench.data import Encoded
+    from bench.encoded import Encoded
 
 LOSS = ""  # key of the weighted sum beside the named terms
 log = logging.getLogger(__name__)
@@ -85,7 +85,7 @@ class EagerStep:
             with self._autocast():
                 terms = self.objective(self.rows.batch(indices, batch.length))
             values = weighted(terms, self.objective)
-            (values[LOSS] * share).backward()  # type: ignore[no-untyped-call]
+            (values[LOSS] * share).backward()
             for name, value in values.items():
                 part = value.detach() * share
                 total[name] = total[name] + part if name in total else part

@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 from bench import assets, checkpoints
 from bench.cell import TEACHER, Job, encode_split
-from bench.data import Encoded
+from bench.encoded import Encoded
 from bench.errors import UserError
 from bench.matrix import CellPlan, Matrix, cells, load_matrix
 from bench.registry import methods

@@ -29,7 +29,7 @@ from results.record import Budget, CurvePoint, StageRecord, TrainingRecord
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-    from bench.data import Encoded
+    from bench.encoded import Encoded
 
 CURVE_POINTS = 50  # a stage; a GPU is asked as often whether the loss is still finite
 REFRESHES = 100  # a stage

@@ -1,7 +1,7 @@
 """How much of the training loop's time is spent outside forward, backward and optimiser.
 
 Everything that a researcher pays for is in those three; batching, bookkeeping, the curve and the checks are ours, and
-should cost next to nothing. The loop runs as in a real cell (the embedded teacher's shape, distillation by soft targets)
+should cost next to nothing. The loop runs as in a real cell (half of the embedded teacher's layers, trained on labels)
 with the three parts timed inside it; the rest of the wall time is overhead.
 
     python benchmarks/loop_overhead.py [--steps 40] [--length 32]
@@ -21,7 +21,7 @@ import torch
 from transformers import BertConfig, BertForSequenceClassification
 
 from bench.cell import LabelLoss
-from bench.data import Encoded
+from bench.encoded import Encoded
 from bench.method import Stage
 from bench.steps import EagerStep
 from bench.training import Settings, train

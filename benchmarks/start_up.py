@@ -19,7 +19,9 @@ COMMANDS = (["--help"], ["ls", "methods"], ["ls", "tasks"], ["ls", "presets"])
 
 def main() -> None:
     """Time each command in fresh processes."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--runs", type=int, default=7)
     options = parser.parse_args()
     seconds: dict[str, list[float]] = {" ".join(words): [] for words in COMMANDS}
@@ -28,10 +30,14 @@ def main() -> None:
             started = time.perf_counter()
             subprocess.run([sys.executable, "-m", "bench.cli", *words], check=True, capture_output=True)
             seconds[" ".join(words)].append(time.perf_counter() - started)
-    medians = {name: statistics.median(found[1:]) for name, found in seconds.items()}  # the first fills caches
+    medians = {
+        name: statistics.median(found[1:]) for name, found in seconds.items()
+    }  # the first fills caches
     for name, median in medians.items():
         print(f"moebench {name:12} {median:.2f} s")
-    print(json.dumps({"benchmark": "start_up", "runs": options.runs, "median_seconds": medians, "target": 0.5}))
+    print(
+        json.dumps({"benchmark": "start_up", "runs": options.runs, "median_seconds": medians, "target": 0.5})
+    )
 
 
 if __name__ == "__main__":

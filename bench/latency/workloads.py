@@ -20,7 +20,7 @@ from bench.errors import UserError
 from bench.seeds import derive
 
 if TYPE_CHECKING:
-    from bench.data import Encoded
+    from bench.encoded import Encoded
 
 SPECIAL_TOKENS = 3
 SHORTEST = 8  # [CLS], two or more words, [SEP], two or more words, [SEP]

@@ -14,8 +14,8 @@ from bench.tasks.task import Task
 if TYPE_CHECKING:
     from datasets import Dataset
 
-    from bench.data import Encoded
-    from bench.tasks.heads import Logits
+    from bench.encoded import Encoded
+    from bench.tasks.arrays import Logits
 
 LONGEST_ANSWER = 64  # tokens
 

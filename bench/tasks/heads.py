@@ -8,17 +8,12 @@ from bench.errors import unknown
 from bench.tasks.task import HeadName, Task
 
 if TYPE_CHECKING:
-    import numpy as np
     from datasets import Dataset
     from numpy.typing import NDArray
     from tokenizers import Tokenizer
 
-    from bench.data import Encoded
-
-    Logits = NDArray[np.float32] | tuple[NDArray[np.float32], NDArray[np.float32]]
-
-Arrays = dict[str, Any]
-"""Named numpy arrays of one split; ``bench.data.Encoded`` says which."""
+    from bench.encoded import Encoded
+    from bench.tasks.arrays import Arrays, Logits
 
 
 class Head(Protocol):

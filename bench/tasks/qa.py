@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from datasets import Dataset
     from tokenizers import Tokenizer
 
-    from bench.tasks.heads import Arrays
+    from bench.tasks.arrays import Arrays
 
 OVERLAP = 128  # tokens of the context that consecutive windows share; three quarters of a window, where that is less
 UNANSWERABLE = (-1, -1)  # lies in no window

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from datasets import Dataset
     from tokenizers import Tokenizer
 
-    from bench.tasks.heads import Arrays
+    from bench.tasks.arrays import Arrays
 
 ROWS_AT_ONCE = 8192
 

@@ -11,7 +11,8 @@ from datasets import Dataset
 from wordpiece import word_tokenizer
 
 from bench.batching import evaluation_batches
-from bench.data import Encoded, encode, model_inputs
+from bench.data import encode, model_inputs
+from bench.encoded import Encoded
 from bench.errors import UserError
 from bench.tasks.heads import HEADS
 from bench.tasks.task import Source, Task

@@ -9,7 +9,8 @@ import torch
 from datasets import Dataset
 from wordpiece import word_tokenizer
 
-from bench.data import Encoded, encode
+from bench.data import encode
+from bench.encoded import Encoded
 from bench.evaluation import load_predictions, predict, row_scores, save_predictions, score
 from bench.tasks.task import HeadName, Source, Task
 from results.predictions import read_predictions

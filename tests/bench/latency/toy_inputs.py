@@ -8,7 +8,7 @@ from itertools import chain
 import numpy as np
 import torch
 
-from bench.data import Encoded
+from bench.encoded import Encoded
 from bench.toys import VOCABULARY
 
 CLS, SEP = 101, 102

@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from wordpiece import word_tokenizer
 
 from bench.assets import MINILM, state_of
-from bench.data import Encoded, encode
+from bench.data import encode
+from bench.encoded import Encoded
 from bench.evaluation import score
 from bench.tasks.answers import LONGEST_ANSWER, best_spans
 from bench.tasks.squad import SQUAD_V1, SQUAD_V2

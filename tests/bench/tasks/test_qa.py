@@ -7,7 +7,8 @@ import pytest
 from datasets import Dataset
 from wordpiece import word_tokenizer
 
-from bench.data import Encoded, encode
+from bench.data import encode
+from bench.encoded import Encoded
 from bench.errors import UserError
 from bench.tasks.qa import OVERLAP
 from bench.tasks.task import Source, Task
