@@ -27,6 +27,8 @@ REQUEST, REPLY, LOGITS = "request.json", "reply.json", "reply.safetensors"
 
 def reload_all(specimens: Sequence[Specimen]) -> None:
     """Start one process that loads every specimen and leaves its reply in the specimen's folder."""
+    if not specimens:
+        return
     for specimen in specimens:
         start, plugin = specimen.start, type(specimen.start.method)
         request = {

@@ -35,16 +35,18 @@ class _Trial:
     results: list[CheckResult] = field(default_factory=list)
     specimens: dict[str, Specimen] = field(default_factory=dict)
 
-    def run(self, name: str, check: Callable[[], str]) -> None:
-        """Run a check and keep its outcome; what it returns is a remark."""
-        began = time.perf_counter()
+    def run(self, name: str, check: Callable[[], str], *, began: float | None = None) -> None:
+        """Run a check that may have begun already, and keep its outcome; what it returns is a remark."""
+        began = time.perf_counter() if began is None else began
         try:
             passed, detail = True, check()
         except Exception as error:  # noqa: BLE001 - whatever a plugin raises is its failure, not ours
             passed, detail = False, describe(error)
         self.results.append(CheckResult(name, passed, detail, time.perf_counter() - began))
 
-    def run_on_students(self, name: str, check: Callable[[Specimen], None]) -> None:
+    def run_on_students(
+        self, name: str, check: Callable[[Specimen], None], *, began: float | None = None
+    ) -> None:
         """Run a check on the student of every head."""
 
         def on_all() -> str:
@@ -53,7 +55,7 @@ class _Trial:
             _raise_together({head: partial(check, specimen) for head, specimen in self.specimens.items()})
             return ""
 
-        self.run(name, on_all)
+        self.run(name, on_all, began=began)
 
 
 def run_contract(method: str | type[Method], heads: Sequence[HeadName] = HEADS) -> list[CheckResult]:
@@ -75,9 +77,10 @@ def run_contracts(
     """Run every check on several methods; one fresh process reloads the students of all."""
     with tempfile.TemporaryDirectory() as folder, _quiet_and_steady():
         trials = [_try(method, heads, Path(folder, str(index))) for index, method in enumerate(methods)]
+        began = time.perf_counter()
         reload_all([specimen for trial in trials for specimen in trial.specimens.values()])
         for trial in trials:
-            trial.run_on_students("reload", check_reload)
+            trial.run_on_students("reload", check_reload, began=began)
     return [trial.results for trial in trials]
 
 
