@@ -23,7 +23,7 @@ def score_columns(frame: Frame) -> list[Column]:
             tied = compare(frame, task, split).tied
             found = outcomes(frame, task, split=split)
             entries = {label: replace(one.entry(), marked=label in tied) for label, one in found.items()}
-            columns.append(Column(f"{task} {main_score(frame, task)}{suffix}", entries))
+            columns.append(Column(f"{task} {main_score(frame, task)}{suffix}", entries, task))
     return columns
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 import numpy as np
@@ -41,10 +41,11 @@ class Entry:
 
 @dataclass(frozen=True)
 class Column:
-    """A heading and its entries by the label of the method."""
+    """A heading and its entries by the label of the method; ``task`` where it speaks of one alone."""
 
     heading: str
     entries: Mapping[str, Entry]
+    task: str = ""
 
 
 @dataclass(frozen=True)
@@ -63,6 +64,14 @@ class ColumnEntry:
 
 
 @dataclass(frozen=True)
+class Group:
+    """The title of a block of rows; ``task`` where the block speaks of one alone."""
+
+    title: str
+    task: str = ""
+
+
+@dataclass(frozen=True)
 class Table:
     """A table before any format.
 
@@ -72,7 +81,8 @@ class Table:
         headings: One a column; the first is the row's name.
         rows: Entries in the order of the headings.
         caption: Sentences that state conditions and conventions.
-        groups: Row number -> title of the block that begins there.
+        groups: Row number -> the block that begins there.
+        column_tasks: The task of each column, empty where it speaks of several; () for none at all.
     """
 
     name: str
@@ -80,7 +90,16 @@ class Table:
     headings: tuple[str, ...]
     rows: tuple[tuple[Entry, ...], ...]
     caption: tuple[str, ...] = ()
-    groups: Mapping[int, str] | None = None
+    groups: Mapping[int, Group] = field(default_factory=dict)
+    column_tasks: tuple[str, ...] = ()
+
+    def blocks(self) -> list[tuple[Group | None, tuple[tuple[Entry, ...], ...]]]:
+        """Return the rows by block; one block without a title where there are no groups."""
+        starts = sorted({0, *self.groups}) if self.rows else []
+        ends = [*starts[1:], len(self.rows)]
+        return [
+            (self.groups.get(start), self.rows[start:end]) for start, end in zip(starts, ends, strict=True)
+        ]
 
     def notes(self) -> dict[str, str]:
         """Return the distinct notes with their letters, in the order of reading."""
@@ -137,5 +156,5 @@ def _number(value: float, digits: int | Literal["three"]) -> str:
         return f"{value:.{digits}f}"
     if value == 0:
         return "0"
-    decimals = max(0, 2 - int(np.floor(np.log10(abs(value)))))
-    return f"{value:.{decimals}f}"
+    rounded = float(f"{value:.3g}")
+    return f"{rounded:.{max(0, 2 - int(np.floor(np.log10(abs(rounded)))))}f}"

@@ -72,10 +72,10 @@ def markdown(table: Table) -> str:
         return text + (f" <sup>{notes[entry.note]}</sup>" if entry.note else "")
 
     rows = []
-    for number, row in enumerate(table.rows):
-        if table.groups and number in table.groups:
-            rows.append([f"*{escape_markdown(table.groups[number])}*"] + [""] * (len(row) - 1))
-        rows.append([show(entry) for entry in row])
+    for group, block in table.blocks():
+        if group is not None:
+            rows.append([f"*{escape_markdown(group.title)}*"] + [""] * (len(table.headings) - 1))
+        rows += [[show(entry) for entry in row] for row in block]
     headings = [escape_markdown(heading) for heading in table.headings]
     alignment = ["left"] + ["right"] * (len(headings) - 1)
     grid = tabulate(rows, headings, tablefmt="github", colalign=alignment, disable_numparse=True)
@@ -138,12 +138,10 @@ def latex(table: Table) -> str:
 
     width = len(table.headings)
     lines = []
-    for number, row in enumerate(table.rows):
-        if table.groups and number in table.groups:
-            lines.append(
-                rf"\multicolumn{{{width}}}{{l}}{{\textit{{{escape_latex(table.groups[number])}}}}} \\"
-            )
-        lines.append(" & ".join(map(show, row)) + r" \\")
+    for group, block in table.blocks():
+        if group is not None:
+            lines.append(rf"\multicolumn{{{width}}}{{l}}{{\textit{{{escape_latex(group.title)}}}}} \\")
+        lines += [" & ".join(map(show, row)) + r" \\" for row in block]
     caption = " ".join(escape_latex(sentence) for sentence in (table.title + ".", *table.caption))
     footnotes = [rf"\textsuperscript{{{letter}}} {escape_latex(note)}\par" for note, letter in notes.items()]
     body = "\n".join(

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import base64
+import hashlib
 import re
 import xml.etree.ElementTree as ET
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 from jinja2 import Environment, StrictUndefined, Template
 from markupsafe import Markup
@@ -17,6 +20,7 @@ from reports.entries import Table
 from reports.figures.style import GRID, INK
 
 TEMPLATES = Path(__file__).parent / "templates"
+SCALE = 1.6  # pixels of the page a point of the figure
 _SVG = "http://www.w3.org/2000/svg"
 _XLINK = "http://www.w3.org/1999/xlink"
 _THEME = {INK: "var(--ink)", GRID: "var(--line)", "#ffffff": "var(--paper)"}
@@ -32,26 +36,40 @@ class Drawing:
     svg: bytes
 
 
-def render(
-    title: str,
-    *,
-    summary: Sequence[str],
-    tables: Sequence[Table],
-    drawings: Sequence[Drawing],
-    cards: Sequence[Card],
-    records_csv: str,
-) -> str:
-    """Return the page."""
+@dataclass(frozen=True)
+class Content:
+    """What stands on a page.
+
+    Attributes:
+        summary: What a reader gets in ten seconds.
+        conditions: What all numbers depend on.
+        choices: Tasks and methods to switch on and off, and the points of the interactive plot.
+        records_csv: Every cell; offered for download and shown by the cell.
+    """
+
+    title: str
+    summary: Sequence[str]
+    conditions: Sequence[str]
+    tables: Sequence[Table]
+    drawings: Sequence[Drawing]
+    cards: Sequence[Card]
+    choices: Mapping[str, Any]
+    records_csv: str
+
+
+def render(content: Content) -> str:
+    """Return the page; its policy lets nothing run but its own script and nothing load at all."""
+    script = _source("page.js")
     # What an XML writer built needs no second escaping.
-    shown = [(drawing, Markup(inline_svg(drawing))) for drawing in drawings]  # noqa: S704
+    drawn = [(drawing, Markup(inline_svg(drawing))) for drawing in content.drawings]  # noqa: S704
     return _page().render(
-        title=title,
-        summary=summary,
-        tables=tables,
-        drawings=shown,
-        cards=cards,
-        records_csv=records_csv,
+        page=content,
+        drawn=drawn,
+        card_of={card.label: number for number, card in enumerate(content.cards)},
+        records=base64.b64encode(content.records_csv.encode()).decode(),
         css=_source("page.css"),
+        script=script,
+        script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
     )
 
 
@@ -65,9 +83,10 @@ def inline_svg(drawing: Drawing) -> str:
     for element in root.iter():
         for name, value in element.attrib.items():
             element.set(name, _prefixed(name, _themed(value), drawing.name))
-    del root.attrib["width"], root.attrib["height"]
+    del root.attrib["height"]
+    root.set("width", f"{SCALE * float(root.attrib['width'].removesuffix('pt')):.0f}")
     root.set("role", "img")
-    root.set("aria-label", f"{drawing.title}. {drawing.caption}")
+    root.set("aria-label", drawing.title)
     return ET.tostring(root, encoding="unicode")
 
 

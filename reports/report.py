@@ -10,12 +10,14 @@ import pandas as pd
 
 from reports import captions, formats
 from reports.cards import cards
+from reports.choices import choices
 from reports.columns import MAIN, draw
 from reports.entries import ColumnEntry
 from reports.figures import FIGURES
 from reports.figures.style import FigureEntry, files
 from reports.outcomes import labels
-from reports.page import Drawing, render
+from reports.page import Content, Drawing, render
+from reports.summary import summary
 from reports.tables import TABLES, main_table
 from results.frame import Frame
 from results.store import whole_folder
@@ -72,40 +74,44 @@ def compose(
 ) -> dict[str, bytes]:
     """Make every file of the report in memory: name below the folder -> content."""
     tables = [main_table(frame, columns), *(table for draw_tables in TABLES for table in draw_tables(frame))]
-    summary = captions.conditions(frame)
+    conditions = captions.conditions(frame)
     drawings: list[Drawing] = []
     pictures: dict[str, bytes] = {}
     for entry, saved in files(figures, frame):
-        drawings.append(Drawing(entry.name, entry.title, " ".join([entry.note, *summary]), saved["inline"]))
+        drawings.append(
+            Drawing(entry.name, entry.title, " ".join([entry.note, *conditions]), saved["inline"])
+        )
         pictures |= {f"figures/{entry.name}.{suffix}": saved[suffix] for suffix in ("pdf", "svg", "png")}
-    records = _records_csv(frame)
-    page = render(
-        title, summary=summary, tables=tables, drawings=drawings, cards=cards(frame), records_csv=records
+    content = Content(
+        title=title,
+        summary=summary(frame),
+        conditions=conditions,
+        tables=tables,
+        drawings=drawings,
+        cards=cards(frame),
+        choices=choices(frame),
+        records_csv=_records_csv(frame),
     )
-    texts = {
-        "report.html": page,
-        MARK: _markdown(title, summary, [formats.markdown(table) for table in tables], drawings),
-    }
+    texts = {"report.html": render(content), MARK: _markdown(content)}
     for table in tables:
         texts[f"tables/{table.name}.csv"] = formats.comma_separated(table)
         texts[f"tables/{table.name}.tex"] = formats.latex(table)
-    texts["records.csv"] = records
+    texts["records.csv"] = content.records_csv
     return {name: text.encode() for name, text in texts.items()} | pictures
 
 
-def _markdown(title: str, summary: Sequence[str], tables: Sequence[str], drawings: Sequence[Drawing]) -> str:
+def _markdown(content: Content) -> str:
     parts = [
-        f"# {formats.escape_markdown(title)}",
-        *(formats.escape_markdown(sentence) for sentence in summary),
+        f"# {formats.escape_markdown(content.title)}",
+        "\n".join(f"- {formats.escape_markdown(sentence)}" for sentence in content.summary),
+        formats.escape_markdown(" ".join(content.conditions)),
+        *(formats.markdown(table).rstrip() for table in content.tables),
     ]
-    parts += [table.rstrip() for table in tables]
-    for drawing in drawings:
-        parts += [
-            f"### {formats.escape_markdown(drawing.title)}",
-            f"![{formats.escape_markdown(drawing.title)}](figures/{drawing.name}.svg)",
-            formats.escape_markdown(drawing.caption),
-        ]
-    return "\n\n".join(parts) + "\n"
+    for drawing in content.drawings:
+        title = formats.escape_markdown(drawing.title)
+        caption = formats.escape_markdown(drawing.caption)
+        parts += [f"### {title}", f"![{title}](figures/{drawing.name}.svg)", caption]
+    return "\n\n".join(part for part in parts if part) + "\n"
 
 
 def _records_csv(frame: Frame) -> str:

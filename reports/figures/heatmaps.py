@@ -110,10 +110,15 @@ def _flat(times: NDArray[np.float64]) -> NDArray[np.bool_]:
 
 
 def _numbers(axis: Any, values: NDArray[np.float64], form: str, *, low: float, high: float) -> None:
-    image = axis.imshow(values, cmap=_MAP, vmin=low, vmax=high, aspect="auto")
+    rows, columns = (np.arange(size + 1) - 0.5 for size in values.shape)
+    masked = np.ma.masked_invalid(values)
+    mesh = axis.pcolormesh(
+        columns, rows, masked, cmap=_MAP, vmin=low, vmax=high, edgecolors="face", linewidth=0.3
+    )
+    axis.set_ylim(rows[-1], rows[0])
     for (row, column), value in np.ndenumerate(values):
         if np.isfinite(value):
-            light = np.dot(image.to_rgba(value)[:3], (0.299, 0.587, 0.114)) > 0.5
+            light = np.dot(mesh.to_rgba(value)[:3], (0.299, 0.587, 0.114)) > 0.5
             axis.text(column, row, form.format(value), ha="center", va="center", fontsize=6.5,
                       color="black" if light else "#fefefe")  # fmt: skip
         else:

@@ -59,6 +59,7 @@ def _table(frame: Frame, method: str, configs: dict[str, dict[str, Any]]) -> Tab
         headings=("variant", *knobs, *(column.heading for column in columns)),
         rows=rows,
         caption=(*captions.conditions(frame), captions.SCORES, "Only the knobs that differ are shown."),
+        column_tasks=("", *("" for _ in knobs), *(column.task for column in columns)),
     )
 
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 from reports import captions
 from reports.comparisons import Comparison, Comparisons, compare
-from reports.entries import DASH, Entry, Table, blank, number, percent
+from reports.entries import DASH, Entry, Group, Table, blank, number, percent
 from reports.outcomes import evaluation_splits, labels, main_score, outcomes, tasks, teacher_label
 from reports.statistics import Estimate, mean_interval, permutation_floor
 from results.frame import Frame
@@ -38,10 +38,10 @@ def comparison_tables(frame: Frame) -> list[Table]:
     if len(labels(frame)) < 2:
         return []
     rows: list[tuple[Entry, ...]] = []
-    groups: dict[int, str] = {}
+    groups: dict[int, Group] = {}
     for task in tasks(frame):
         for split in evaluation_splits(frame, task):
-            groups[len(rows)] = f"{task}, {split}: {main_score(frame, task)}"
+            groups[len(rows)] = Group(f"{task}, {split}: {main_score(frame, task)}", task)
             rows += _rows(frame, task, split)
     caption = (*captions.conditions(frame), *_notes(frame))
     return [

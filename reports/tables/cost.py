@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from reports import captions
-from reports.entries import Entry, Table, quantity
+from reports.entries import Entry, Group, Table, quantity
 from reports.outcomes import labels, tasks
 from results.frame import Frame
 
@@ -27,11 +27,11 @@ def cost_tables(frame: Frame) -> list[Table]:
     if done.empty:
         return []
     rows: list[tuple[Entry, ...]] = []
-    groups: dict[int, str] = {}
+    groups: dict[int, Group] = {}
     by_cell = dict(tuple(done.groupby(["task", "label"])))
     memory = _inference_memory(frame)
     for task in tasks(frame):
-        groups[len(rows)] = task
+        groups[len(rows)] = Group(task, task)
         for label in labels(frame):
             if (task, label) in by_cell:
                 cells = by_cell[task, label]

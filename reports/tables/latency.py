@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 
 from reports import captions
-from reports.entries import Entry, Table, quantity
+from reports.entries import Entry, Group, Table, quantity
 from reports.outcomes import labels
 from reports.timings import Setting, settings, speedup_entry, timings
 from results.frame import Frame
@@ -33,9 +33,9 @@ TIMES = (
 def latency_tables(frame: Frame) -> list[Table]:
     """Draw the grid of runtimes and workloads; nothing where nothing was timed."""
     rows: list[tuple[Entry, ...]] = []
-    groups: dict[int, str] = {}
+    groups: dict[int, Group] = {}
     for setting in settings(frame):
-        groups[len(rows)] = setting.describe()
+        groups[len(rows)] = Group(setting.describe())
         rows += _rows(frame, setting)
     if not rows:
         return []

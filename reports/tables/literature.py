@@ -7,8 +7,8 @@ from dataclasses import dataclass, replace
 
 from reports import captions
 from reports.comparisons import compare
-from reports.entries import DASH, Entry, Table, blank
-from reports.outcomes import labels, outcomes
+from reports.entries import DASH, Entry, Group, Table, blank
+from reports.outcomes import evaluation_splits, labels, main_score, outcomes, scores_of
 from results.frame import Frame
 from results.published import Published, references, search
 
@@ -75,15 +75,16 @@ def _table(frame: Frame, name: str, title: str, measures: Sequence[Measure]) -> 
         (measure, task)
         for measure in measures
         for task in sorted(variants.loc[variants["task_name"] == measure.task, "task"])
+        if measure.score in scores_of(frame, task) and measure.role in evaluation_splits(frame, task)
     ]
     if not columns:
         return None
     rows = [(Entry(label), *(_ours(frame, label, *column) for column in columns)) for label in labels(frame)]
-    groups = {0: "measured here"}
+    groups = {0: Group("measured here")}
     for source in _sources(frame):
         printed = _printed(source, [measure for measure, _ in columns])
         if printed:
-            groups[len(rows)] = f"printed in {references()[source].cite()} [{source}]"
+            groups[len(rows)] = Group(f"printed in {references()[source].cite()} [{source}]")
             rows += printed
     headings = [
         measure.heading
@@ -96,13 +97,13 @@ def _table(frame: Frame, name: str, title: str, measures: Sequence[Measure]) -> 
         captions.SCORES,
         PRINTED,
     )
-    return Table(name, title, ("method", *headings), tuple(rows), notes, groups)
+    column_tasks = ("", *(task for _, task in columns))
+    return Table(name, title, ("method", *headings), tuple(rows), notes, groups, column_tasks)
 
 
 def _ours(frame: Frame, label: str, measure: Measure, task: str) -> Entry:
     entry = outcomes(frame, task, split=measure.role, score=measure.score)[label].entry()
-    main = frame.cells.loc[frame.cells["task"] == task, "main_score"].iloc[0]
-    marked = measure.score == main and label in compare(frame, task, measure.role).tied
+    marked = measure.score == main_score(frame, task) and label in compare(frame, task, measure.role).tied
     return replace(entry, marked=marked)
 
 

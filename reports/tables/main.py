@@ -23,6 +23,7 @@ def main_table(frame: Frame, registry: Sequence[ColumnEntry] = MAIN) -> Table:
         headings=("method", *(column.heading for column, _ in drawn)),
         rows=rows,
         caption=(*captions.conditions(frame), *notes, marks_note(frame)),
+        column_tasks=("", *(column.task for column, _ in drawn)),
     )
 
 

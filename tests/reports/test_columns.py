@@ -7,7 +7,7 @@ from synthetic import ENVIRONMENT, OTHER_ENVIRONMENT, campaign, cell, latency
 
 from reports import comparison_table
 from reports.columns import MAIN, score_columns, speedup_column
-from reports.entries import DASH, Column, ColumnEntry, Entry
+from reports.entries import DASH, Column, ColumnEntry, Entry, quantity
 from reports.outcomes import labels
 from reports.tables import main_table
 from results.frame import Frame, from_records
@@ -226,3 +226,11 @@ def test_a_run_in_which_nothing_finished_still_says_why() -> None:
     frame = from_records([cell(status="failed", reason="no memory")])
     assert "No cell finished." in caption(frame)
     assert entries(frame, "reviews accuracy")["finetune"].note == "seed 1: failed: no memory"
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [(0, "0"), (0.9996, "1.00"), (9.996, "10.0"), (12.34, "12.3"), (1234.5, "1230"), (0.01234, "0.0123")],
+)
+def test_sizes_show_three_digits(value: float, text: str) -> None:
+    assert quantity([value], unit=1).text == text

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from markdown_it import MarkdownIt
 
-from reports.entries import Entry, Table
+from reports.entries import Entry, Group, Table
 from reports.formats import comma_separated, escape_latex, escape_markdown, latex, markdown
 from reports.tables import main_table
 from results.frame import Frame
@@ -102,7 +102,7 @@ def test_more_notes_than_letters_go_on_with_two() -> None:
 
 def test_groups_begin_with_their_title() -> None:
     rows = ((Entry("a"), Entry("1")), (Entry("b"), Entry("2")))
-    table = Table("t", "t", ("m", "s"), rows, groups={1: "published & cited"})
+    table = Table("t", "t", ("m", "s"), rows, groups={1: Group("published & cited")})
     assert (
         markdown(table).index("a ")
         < markdown(table).index("published &amp; cited")

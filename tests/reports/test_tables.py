@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from synthetic import campaign, cell, latency, save_predictions
 
-from reports.entries import DASH, Entry, Table
+from reports.entries import DASH, Entry, Group, Table
 from reports.tables import TABLES, main_table
 from reports.tables.ablation import ablation_tables
 from reports.tables.comparison import comparison_tables, retained
@@ -112,15 +112,17 @@ def test_the_glue_table_has_the_papers_columns_and_both_scores_of_mrpc() -> None
 
 def test_printed_numbers_stand_in_blocks_of_their_source() -> None:
     (table,) = literature_tables(from_records(glue("moebert", "moebert2022")))
-    assert table.groups is not None
-    assert list(table.groups.values()) == ["measured here", "printed in Zuo et al., NAACL 2022 [moebert2022]"]
+    assert [group.title for group in table.groups.values()] == [
+        "measured here",
+        "printed in Zuo et al., NAACL 2022 [moebert2022]",
+    ]
     printed = rows(table)["MoEBERT (4 experts x 768, top-512 shared, hash-random)"]
     assert [entry.text for entry in printed.values()][1:] == ["92.6", "89.5", "93.0", "84.5", "84.8"]
 
 
 def test_test_values_never_stand_beside_development_values() -> None:
     (table,) = literature_tables(from_records(glue("tinybert", "tinybert2020")))
-    assert table.groups == {0: "measured here"}  # that paper prints GLUE test values alone
+    assert table.groups == {0: Group("measured here")}  # that paper prints GLUE test values alone
 
 
 def test_a_contradicted_number_is_footnoted() -> None:
@@ -171,9 +173,8 @@ def test_latency_has_a_block_for_each_set_of_conditions() -> None:
     grid = [WorkloadRecord(name=f"b{batch}", batch_size=batch, length=128) for batch in (1, 8)]
     frame = from_records([one, *(latency(one, workload=workload) for workload in grid)])
     (table,) = latency_tables(frame)
-    assert table.groups is not None
     assert len(table.groups) == 2
-    assert all("runtime eager, float32, 1 thread" in title for title in table.groups.values())
+    assert all("runtime eager, float32, 1 thread" in group.title for group in table.groups.values())
     assert "energy of a call (mJ)" not in table.headings
     assert table.rows[0][1].value == pytest.approx(10, rel=0.02)
 
@@ -190,7 +191,7 @@ def test_a_skipped_timing_keeps_its_row_and_reason() -> None:
 
 def test_cost_is_shown_by_task_with_both_peak_memories(frame: Frame) -> None:
     (table,) = cost_tables(frame)
-    assert table.groups == {0: "reviews"}
+    assert table.groups == {0: Group("reviews", "reviews")}
     finetune = rows(table)["finetune"]
     assert finetune["peak memory of training (MB)"].value == pytest.approx(300 * 2**20 / 1e6)
     assert finetune["peak memory of inference (MB)"].value == pytest.approx(100)
