@@ -4,14 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 import math
-import sys
 from pathlib import Path
 
 import pandas as pd
 import pytest
-
-sys.path.insert(0, str(Path(__file__).parents[1] / "reports"))
-
 from synthetic import ENVIRONMENT, campaign, cell, latency
 
 from results import columns
