@@ -21,7 +21,6 @@ from transformers import PreTrainedModel
 from bench.errors import UserError
 from bench.tasks.task import Task
 from bench.toys import HEADS, toy_batches, toy_task, toy_teacher
-from methods.attention_scores import MASKED, recorded_scores
 from methods.distillation import Distillation, Match, masked_cosine
 
 HIDDEN: Match = {"feature": "hidden", "loss": "hidden_mse", "layer_T": 4, "layer_S": 2, "weight": 1.0}
@@ -222,29 +221,6 @@ def dumb_scores(model: PreTrainedModel, batch: dict[str, Tensor]) -> list[Tensor
     return layers
 
 
-def test_trap_attentions_of_the_model_come_after_softmax_and_dropout(classification: Task) -> None:
-    model = toy_teacher(classification).train()
-    batch = toy_batches(classification)[0]
-    model.set_attn_implementation("eager")
-    attentions = model(**batch, output_attentions=True).attentions
-    assert not torch.allclose(attentions[0].sum(dim=-1), torch.ones(()))  # the trap: rows do not sum to 1
-    model.eval().set_attn_implementation("sdpa")
-    with recorded_scores(model, batch["attention_mask"]) as scores:
-        model(**batch)
-    model.set_attn_implementation("eager")
-    attentions = model(**batch, output_attentions=True).attentions
-    assert len(scores) == len(attentions) == 4
-    for score, attention in zip(scores, attentions, strict=True):
-        torch.testing.assert_close(score.softmax(dim=-1), attention)
-
-
-def test_recorded_scores_leave_no_hook_behind(classification: Task) -> None:
-    model = toy_teacher(classification)
-    with pytest.raises(ZeroDivisionError), recorded_scores(model, torch.ones(1, 4)):
-        raise ZeroDivisionError
-    assert not any(module._forward_hooks for module in model.modules())
-
-
 def test_trap_a_span_softmax_reaches_the_padding(spans: Task, tmp_path: Path) -> None:
     teacher, student = toy_teacher(spans), make_student(spans).eval()
     batch = toy_batches(spans)[0]
@@ -310,6 +286,7 @@ def test_trap_a_folder_is_made_in_the_working_directory(
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.filterwarnings("ignore:invalid escape")
 def test_trap_the_first_import_warns(tmp_path: Path) -> None:
     package = Path(textbrewer.__file__).parent
     source = package / "configurations.py"
@@ -440,23 +417,3 @@ def test_a_wrong_match_is_named(classification: Task, change: dict[str, Any], me
 def test_a_wrong_knob_is_named(classification: Task, knobs: dict[str, Any], message: str) -> None:
     with pytest.raises(UserError, match=message):
         Distillation(toy_teacher(classification), make_student(classification), classification, **knobs)
-
-
-def test_scores_need_projections_to_hook(classification: Task) -> None:
-    with (
-        pytest.raises(UserError, match="Linear has no query and key"),
-        recorded_scores(
-            nn.Linear(2, 2),  # type: ignore[arg-type]
-            torch.ones(1, 2),
-        ),
-    ):
-        pass
-
-
-def test_padded_keys_score_the_mask_value(classification: Task) -> None:
-    model, batch = toy_teacher(classification), toy_batches(classification)[0]
-    with recorded_scores(model, batch["attention_mask"]) as scores:
-        model(**batch)
-    padded = (batch["attention_mask"] == 0)[:, None, None].expand_as(scores[0])
-    assert padded.any()
-    assert (scores[0][padded] == MASKED).all()

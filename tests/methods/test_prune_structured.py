@@ -1,7 +1,5 @@
 from __future__ import annotations
 
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -103,24 +101,6 @@ def test_neurons_leave_in_whole_groups(classification: Task) -> None:
         toy_teacher(classification), toy_batches(classification), classification
     )
     assert all(size % 8 == 0 for size in student.config.layer_intermediate_sizes)
-
-
-def test_a_fresh_process_reloads_it_from_its_folder_alone(classification: Task, tmp_path: Path) -> None:
-    batch = toy_batches(classification)[0]
-    student = PruneStructured().compress(
-        toy_teacher(classification), toy_batches(classification), classification
-    )
-    student.eval().save_pretrained(tmp_path)
-    torch.save(batch, tmp_path / "batch.pt")
-    code = f"""
-import torch, transformers, methods.pruned_bert
-model = transformers.AutoModelForSequenceClassification.from_pretrained({str(tmp_path)!r})
-batch = torch.load({str(tmp_path / "batch.pt")!r}, weights_only=True)
-torch.save(model(**batch).logits, {str(tmp_path / "logits.pt")!r})
-"""
-    subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
-    logits = torch.load(tmp_path / "logits.pt", weights_only=True)
-    torch.testing.assert_close(logits, student(**batch).logits, rtol=0, atol=0)
 
 
 def test_a_model_made_from_its_configuration_is_initialised(classification: Task) -> None:
