@@ -248,8 +248,11 @@ def _write_report(run: Path, out: Path, title: str) -> None:
     from reports import comparison_table, write
     from results.frame import load
 
-    frame = load(run)
-    paths = write(frame, out, title)
+    try:
+        frame = load(run)
+        paths = write(frame, out, title)
+    except ValueError as error:  # what the frame refuses, it refuses for people
+        raise UserError(f"{run}: {error}") from error
     out_console.print(comparison_table(frame).to_string(index=False), markup=False, highlight=False)
     out_console.print(
         f"report: {next((path for path in paths if path.suffix == '.html'), out)}", highlight=False

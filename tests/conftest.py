@@ -4,7 +4,12 @@ from __future__ import annotations
 
 import os
 
-os.environ |= {"HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1", "OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}
+os.environ |= {
+    "HF_HUB_OFFLINE": "1",
+    "HF_DATASETS_OFFLINE": "1",
+    "OMP_NUM_THREADS": "1",
+    "TOKENIZERS_PARALLELISM": "false",
+}
 
 import json
 from pathlib import Path
@@ -12,7 +17,9 @@ from pathlib import Path
 import pytest
 import yaml
 
-WORDS = "good fine great bad poor awful film plot cast scene story the a was is very quite not".split()
+GOOD, BAD = ("good", "fine", "great"), ("bad", "poor", "awful")
+FILLERS = ("film", "plot", "cast", "scene", "story", "the", "a", "was", "is", "very", "quite", "not")
+WORDS = (*GOOD, *BAD, *FILLERS)
 SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
 
 
@@ -64,8 +71,8 @@ def tiny_task(tmp_path_factory: pytest.TempPathFactory) -> Path:
         lines = []
         for _ in range(count):
             label = chance.randrange(2)
-            judgement = chance.choice(WORDS[:3] if label else WORDS[3:6])
-            filler = chance.choices(WORDS[6:], k=chance.randrange(3, 9))
+            judgement = chance.choice(GOOD if label else BAD)
+            filler = chance.choices(FILLERS, k=chance.randrange(3, 9))
             filler.insert(chance.randrange(len(filler)), judgement)
             lines.append(json.dumps({"sentence": " ".join(filler), "label": label}))
         (folder / f"{split}.jsonl").write_text("\n".join(lines) + "\n")

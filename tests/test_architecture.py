@@ -60,7 +60,9 @@ def test_the_harness_and_the_reports_never_name_a_method():
     for room in ("bench", "reports", "results"):
         for file in modules(room):
             text = file.read_text(encoding="utf-8")
-            text = re.sub(r"^SHARED_PACKAGES = .*$", "", text, flags=re.MULTILINE)  # names a package, not a method
+            text = re.sub(
+                r"^SHARED_PACKAGES = .*$", "", text, flags=re.MULTILINE
+            )  # names a package, not a method
             strings = {node.value for node in ast.walk(ast.parse(text)) if isinstance(node, ast.Constant)}
             assert names.isdisjoint(string for string in strings if isinstance(string, str)), file
 

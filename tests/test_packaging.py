@@ -33,7 +33,9 @@ def test_the_wheel_holds_data_files_and_no_campaigns(wheel):
     ):
         assert needed in names
     assert any(name.startswith("reports/templates/") for name in names)
-    assert not any(name.startswith(("tests/", "results/campaigns", "reports/gallery", "benchmarks/")) for name in names)
+    assert not any(
+        name.startswith(("tests/", "results/campaigns", "reports/gallery", "benchmarks/")) for name in names
+    )
     assert {name.split("/")[0] for name in names if "dist-info" not in name} == {
         "bench",
         "methods",
@@ -47,7 +49,7 @@ def test_the_command_works_outside_the_checkout(wheel, tmp_path):
     site = tmp_path / "site"
     zipfile.ZipFile(wheel).extractall(site)
     environment = {**os.environ, "PYTHONPATH": str(site), "MOEBENCH_CACHE": str(tmp_path / "cache")}
-    script = "import sys, bench.cli; assert bench.__file__.startswith(sys.argv.pop(1)), bench.__file__; bench.cli.main()"
+    script = "import sys, bench.cli; assert bench.__file__.startswith(sys.argv.pop(1)); bench.cli.main()"
     for words in (["ls", "presets"], ["ls", "methods"], ["show", "quickstart"], ["show", "finetune"]):
         done = subprocess.run(
             [sys.executable, "-P", "-c", script, str(site), *words],

@@ -265,7 +265,9 @@ def test_a_model_is_given_token_types_only_if_it_takes_them(tokenizer, rows: Dat
 
 
 def test_a_batch_reads_no_value_back_from_the_device(tokenizer, rows: Dataset) -> None:
-    encoded = encode(make_task(), rows, tokenizer, cache=None, key="k").to("meta")  # its tensors have no values
+    encoded = encode(make_task(), rows, tokenizer, cache=None, key="k").to(
+        "meta"
+    )  # its tensors have no values
     batch = encoded.batch(np.array([1, 4, 2]), 24)
     assert all(tensor.shape == (3, 24) for name, tensor in batch.items() if name != "labels")
     assert batch["labels"].shape == (3,)

@@ -114,7 +114,10 @@ def test_bad_keys_and_values_are_named(tmp_path, keys, message):
             r"method 'finetune': unknown key 'layer'; did you mean 'layers'\?",
         ),
         ({"methods": ["finetune[layers=0]"]}, r"method 'finetune': layers: .*greater than or equal to 1"),
-        ({"tasks": ["rotten-tomatoes", "rotten-tomatoes[max_length=64]"]}, r"'rotten-tomatoes' is listed 2 times"),
+        (
+            {"tasks": ["rotten-tomatoes", "rotten-tomatoes[max_length=64]"]},
+            r"'rotten-tomatoes' is listed 2 times",
+        ),
         ({"methods": ["finetune", "finetune"]}, r"finetune on rotten-tomatoes at seed 0 is listed twice"),
     ],
 )

@@ -249,7 +249,12 @@ def test_an_unreadable_checkpoint_counts_as_none(tiny_model, tiny_rows, tmp_path
 
 @pytest.mark.parametrize(
     ("total", "shares", "expected"),
-    [(10, [1.0], [10]), (10, [0.5, 0.5], [5, 5]), (7, [0.5, 0.5], [4, 3]), (3, [0.98, 0.01, 0.01], [1, 1, 1])],
+    [
+        (10, [1.0], [10]),
+        (10, [0.5, 0.5], [5, 5]),
+        (7, [0.5, 0.5], [4, 3]),
+        (3, [0.98, 0.01, 0.01], [1, 1, 1]),
+    ],
 )
 def test_shares_divide_the_steps(total, shares, expected):
     assert split_steps(total, shares) == expected

@@ -13,7 +13,9 @@ from results.record import SCHEMA_VERSION, Budget, CellIdentity, CellRecord, can
 from results.store import RunFolder, merge, whole_folder, write_atomically
 
 
-def cell(seed=0, method="finetune", status="done", weights="w", finished="2026-01-01T00:00:00+00:00") -> CellRecord:
+def cell(
+    seed=0, method="finetune", status="done", weights="w", finished="2026-01-01T00:00:00+00:00"
+) -> CellRecord:
     identity = CellIdentity(
         task={"name": "tiny"},
         data="d",
@@ -74,7 +76,9 @@ def test_the_id_does_not_move():
     assert digest({"b": 1, "a": [1.5, None, "é"]}) == "10c71012fb391fea"
 
 
-@pytest.mark.parametrize("content", ["", "{", "[]", '{"schema_version": 1}', '{"schema_version": 1, "kind": "cell"}'])
+@pytest.mark.parametrize(
+    "content", ["", "{", "[]", '{"schema_version": 1}', '{"schema_version": 1, "kind": "cell"}']
+)
 def test_a_corrupt_record_is_set_aside_with_a_warning(tmp_path, caplog, content):
     folder = RunFolder(tmp_path)
     folder.write(cell())
