@@ -5,6 +5,7 @@ from __future__ import annotations
 import multiprocessing
 import os
 import threading
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from queue import Queue
@@ -49,12 +50,25 @@ def _pool(jobs: Sequence[Job], count: int, threads: int, queue: Queue[Event | No
     from joblib.externals.loky import ProcessPoolExecutor
 
     variables = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), str(threads))
-    pool = ProcessPoolExecutor(max_workers=count, env=variables)
+    pool = ProcessPoolExecutor(
+        max_workers=count, env=variables, initializer=_end_with, initargs=(os.getpid(),)
+    )
     try:
         for future in as_completed([pool.submit(run_watched, job, queue.put) for job in jobs]):
             yield future.result()
     finally:
         pool.shutdown(wait=True, kill_workers=True)
+
+
+def _end_with(parent: int) -> None:
+    """Make this worker end when the run is killed: nobody would wait for its cell, and the next run makes it again."""
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(1)
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
 
 
 @contextmanager

@@ -2,6 +2,9 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
+import sys
+import time
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -60,6 +63,38 @@ def test_every_cell_is_made_once_with_its_own_threads(tmp_path):
         f"{name}.0": "3" for name in "abcd"
     }
     assert sorted(event.cell for event in events if event.kind == "finished") == list("abcd")
+
+
+ORPHAN = """
+import os, sys, time
+from pathlib import Path
+from bench.executors import processes
+
+def linger(job, listener):
+    Path(job, str(os.getpid())).touch()
+    time.sleep(120)
+
+processes.run_watched = linger
+list(processes._pool([sys.argv[1]] * 2, 2, 1, type("Queue", (), {"put": print})))
+"""
+
+
+def test_workers_end_when_the_run_is_killed(tmp_path):
+    script = tmp_path / "orphan.py"
+    script.write_text(ORPHAN)
+    workers = tmp_path / "workers"
+    workers.mkdir()
+    process = subprocess.Popen([sys.executable, script, workers])
+    while process.poll() is None and len(list(workers.iterdir())) < 2:
+        time.sleep(0.05)
+    pids = [int(file.name) for file in workers.iterdir()]
+    assert len(pids) == 2
+    process.kill()
+    process.wait()
+    deadline = time.monotonic() + 20
+    while any(Path(f"/proc/{pid}").exists() for pid in pids):
+        assert time.monotonic() < deadline, "the workers outlive the run"
+        time.sleep(0.1)
 
 
 @pytest.mark.usefixtures("fake")
