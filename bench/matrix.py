@@ -95,6 +95,7 @@ class LatencyPlan(_Strict):
         warmup: Calls before them, kept in the record and not counted.
         threads: Of the CPU.
         dtype: Of weights and activations.
+        memory: Whether peak memory is read too, in one more process for every model.
     """
 
     workloads: tuple[str, ...] = ("1x32", "8x32")
@@ -105,6 +106,7 @@ class LatencyPlan(_Strict):
     warmup: int = Field(default=3, ge=0)
     threads: int = Field(default=1, ge=1)
     dtype: Literal["fp32", "bf16", "fp16"] = "fp32"
+    memory: bool = True
 
 
 class ExecutorPlan(_Strict):

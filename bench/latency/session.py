@@ -92,6 +92,7 @@ class _Session:
             repeats=self.plan.repeats,
             warmup=self.plan.warmup,
             rounds=self.plan.rounds,
+            memory=self.plan.memory,
         )
 
     def _timed(self, record: CellRecord) -> TimedModel:

@@ -20,6 +20,8 @@ def importance_by_loop(model: Any, batch: dict[str, Tensor]) -> Tensor:
             name: value[index : index + 1, :length] if value.dim() == 2 else value[index : index + 1]
             for name, value in batch.items()
         }
+        if sample.get("labels", mask).is_floating_point():
+            sample["labels"] = sample["labels"].to(model.dtype)  # some versions of transformers do not
         model.zero_grad()
         model(**sample).loss.backward()
         for row, layer in zip(scores, model.bert.encoder.layer, strict=True):
