@@ -57,13 +57,17 @@ def grow(
         raise ValueError(f"num_experts is {num_experts}; {old} experts can grow to {old + 1} … {MAX_EXPERTS}")
     if (teacher is None) != (importance is None):
         raise ValueError("give teacher and importance together, or neither")
+    hashed = student.config.routing.startswith("hash")
+    if (load if hashed else token_frequency) is not None:
+        measure = "token_frequency" if hashed else "load"
+        raise ValueError(f"routing {student.config.routing!r} tells how busy experts are by {measure} alone")
     config = deepcopy(student.config)
     config.num_experts = num_experts
     grown = fresh_model(type(student), config, attn_implementation=config._attn_implementation)
     grown.to(device=student.device, dtype=student.dtype)
     _copy_old_experts(student, grown)
     generator = torch.Generator().manual_seed(config.routing_seed)
-    if config.routing.startswith("hash"):
+    if hashed:
         parents = _split_ids(grown.base_model.router.table, old, num_experts, token_frequency)
     else:
         parents = _split_gates(grown, old, num_experts, load, generator)

@@ -7,6 +7,7 @@ else a batched product of blocks of tokens whose number depends on shapes alone.
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import TYPE_CHECKING
 
 import torch
@@ -29,17 +30,24 @@ def expert_by_expert(
     tokens: Tensor, dispatch: Dispatch, weights: ExpertWeights, activation: Activation, dropout: float
 ) -> Tensor:
     """Loop over the experts' slices, whose lengths the host reads."""
-    sorted_tokens = tokens.index_select(0, dispatch.order)
-    outputs, start = [], 0
-    for expert, end in enumerate(dispatch.ends.tolist()):
-        if end > start:
-            x = sorted_tokens[start:end]
-            hidden = activation(torch.addmm(weights.up_bias[expert], x, weights.up[expert]))
-            y = F.dropout(torch.addmm(weights.down_bias[expert], hidden, weights.down[expert]), dropout)
-            norm, norm_bias = weights.norm[expert], weights.norm_bias[expert]
-            outputs.append(F.layer_norm(x + y, norm.shape, norm, norm_bias, weights.norm_eps))
-        start = end
-    sorted_outputs = torch.cat(outputs) if outputs else sorted_tokens
+    lengths = [end - start for start, end in pairwise([0, *dispatch.ends.tolist()])]
+    slices = tokens.index_select(0, dispatch.order).split(lengths)
+    products = zip(weights.up_bias, slices, weights.up, strict=True)
+    # one call for all experts: a call costs as much as the activation of a few tokens
+    hidden = activation(torch.cat([torch.addmm(bias, x, weight) for bias, x, weight in products]))
+    outputs = []
+    for x, expert_hidden, weight, bias, norm, norm_bias in zip(
+        slices,
+        hidden.split(lengths),
+        weights.down,
+        weights.down_bias,
+        weights.norm,
+        weights.norm_bias,
+        strict=True,
+    ):
+        y = x + F.dropout(torch.addmm(bias, expert_hidden, weight), dropout)
+        outputs.append(F.layer_norm(y, norm.shape, norm, norm_bias, weights.norm_eps))
+    sorted_outputs = torch.cat(outputs)
     return torch.empty_like(sorted_outputs).index_copy_(0, dispatch.order, sorted_outputs)
 
 
@@ -47,21 +55,23 @@ def all_at_once(
     tokens: Tensor, dispatch: Dispatch, weights: ExpertWeights, activation: Activation, dropout: float
 ) -> Tensor:
     """Take each product for all experts together; never waits for the device."""
-    device = tokens.device.type
+    device, experts = tokens.device.type, len(weights.up)
     dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else tokens.dtype
     product = _grouped_product if _grouped_mm_applies(tokens, weights, dtype) else _blocked_product
-    sorted_ids = dispatch.expert_ids[dispatch.order]
-    x = tokens.index_select(0, dispatch.order).to(dtype)
-    hidden = (
-        product(x, weights.up.to(dtype), sorted_ids, dispatch.ends) + weights.up_bias.to(dtype)[sorted_ids]
-    )
-    y = product(activation(hidden), weights.down.to(dtype), sorted_ids, dispatch.ends)
-    y = (
-        torch.empty_like(y).index_copy_(0, dispatch.order, y)
-        + weights.down_bias.to(dtype)[dispatch.expert_ids]
-    )
-    normed = F.layer_norm(tokens + F.dropout(y, dropout), tokens.shape[1:], eps=weights.norm_eps)
-    return normed * weights.norm[dispatch.expert_ids] + weights.norm_bias[dispatch.expert_ids]
+    sorted_ids = dispatch.expert_ids.index_select(0, dispatch.order)
+    # a product with one-hot rows picks each token's vector, and its gradient is a product too, not a scatter
+    of_sorted = F.one_hot(sorted_ids, experts).to(dtype)
+    with torch.autocast(device, enabled=False):
+        x = tokens.index_select(0, dispatch.order).to(dtype)
+        hidden = product(x, weights.up.to(dtype), sorted_ids, dispatch.ends)
+        hidden = activation(torch.addmm(hidden, of_sorted, weights.up_bias.to(dtype)))
+        y = product(hidden, weights.down.to(dtype), sorted_ids, dispatch.ends)
+        y = torch.addmm(y, of_sorted, weights.down_bias.to(dtype))
+        y = torch.empty_like(y).index_copy_(0, dispatch.order, y)
+        y = tokens + F.dropout(y, dropout)
+        of_token = F.one_hot(dispatch.expert_ids, experts).to(y.dtype)
+        normed = F.layer_norm(y, y.shape[1:], eps=weights.norm_eps)
+        return torch.addcmul(of_token @ weights.norm_bias, normed, of_token @ weights.norm)
 
 
 def _grouped_mm_applies(tokens: Tensor, weights: ExpertWeights, dtype: torch.dtype) -> bool:
@@ -79,7 +89,8 @@ def _grouped_product(x: Tensor, weight: Tensor, _sorted_ids: Tensor, ends: Tenso
 
 def _blocked_product(x: Tensor, weight: Tensor, sorted_ids: Tensor, ends: Tensor) -> Tensor:
     """Multiply ``[tokens, in]``, sorted by expert, with ``[experts, in, out]``, in blocks of one expert each."""
-    length = 16 if x.shape[0] < 1024 else 128  # a block reads its expert's whole matrix
+    # longer blocks copy an expert's matrix less often, shorter ones pad less
+    length = min(max(x.shape[0] // ends.shape[0] // 16 * 16, 16), 256)
     expert_of_block, rows = _blocks(sorted_ids, ends, length)
     padded = x.new_zeros(expert_of_block.shape[0] * length, x.shape[1]).index_copy(0, rows, x)
     products = torch.bmm(padded.view(-1, length, x.shape[1]), weight[expert_of_block])

@@ -177,6 +177,20 @@ def test_loads_of_the_wrong_shape_are_refused(
         grow(make_student(routing_name), num_experts=6, **option)
 
 
+@pytest.mark.parametrize(
+    ("routing_name", "option", "said"),
+    [
+        ("hash-random", {"load": torch.ones(3, 4)}, "by token_frequency alone"),
+        ("gate-token", {"token_frequency": torch.ones(97)}, "by load alone"),
+    ],
+)
+def test_a_measure_that_would_be_ignored_is_refused(
+    make_student: Any, routing_name: str, option: dict[str, Tensor], said: str
+) -> None:
+    with pytest.raises(ValueError, match=said):
+        grow(make_student(routing_name), num_experts=6, **option)
+
+
 def train(model: Any, batch: dict[str, Tensor], steps: int) -> float:
     """Minimise the model's own loss on a batch without dropout, and return it."""
     optimizer = torch.optim.Adam(model.eval().parameters(), lr=2e-3)

@@ -22,8 +22,9 @@ def importance_by_loop(model: Any, batch: dict[str, Tensor]) -> Tensor:
         }
         if sample.get("labels", mask).is_floating_point():
             sample["labels"] = sample["labels"].to(model.dtype)  # some versions of transformers do not
+        floats = {name: value.to(model.dtype) for name, value in sample.items() if value.is_floating_point()}
         model.zero_grad()
-        model(**sample).loss.backward()
+        model(**sample | floats).loss.backward()
         for row, layer in zip(scores, model.bert.encoder.layer, strict=True):
             w1, w2 = layer.intermediate.dense.weight, layer.output.dense.weight
             row += ((w1 * w1.grad).sum(1) + (w2 * w2.grad).sum(0)).abs().detach()

@@ -235,3 +235,30 @@ def test_a_model_without_training_data_balances_its_vocabulary() -> None:
     )
     table = MoEBertForSequenceClassification(config).bert.router.table
     assert torch.bincount(table[0]).tolist() == [25] * 4
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_cuda_graph_holds_a_forward_and_backward_pass(
+    make_student: Any, make_batch: Any, routing: str, dtype: torch.dtype
+) -> None:
+    student = make_student(routing, dtype=dtype, num_experts=3).cuda()
+    static = {name: value.cuda() for name, value in make_batch(batch=32).items()}
+
+    def step() -> tuple[Tensor, ...]:
+        loss = student(**static).loss
+        return (loss, *torch.autograd.grad(loss, list(student.parameters())))
+
+    stream = torch.cuda.Stream()
+    with torch.cuda.stream(stream):
+        step()
+    torch.cuda.current_stream().wait_stream(stream)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        captured = step()
+    for name, value in make_batch(batch=32).items():
+        static[name].copy_(value)
+    graph.replay()
+    tolerance = 1e-4 if dtype == torch.float32 else 5e-2
+    for ours, theirs in zip(captured, step(), strict=True):
+        assert (ours - theirs).norm() <= tolerance * theirs.norm().clamp(min=1e-3)
