@@ -1,0 +1,50 @@
+"""What is committed as a report is what its records give, byte for byte."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from reports import write
+from results.frame import load
+from results.record import CellRecord
+from results.store import RunFolder
+
+ROOT = Path(__file__).parent.parent
+CAMPAIGNS = sorted(path for path in (ROOT / "results" / "campaigns").glob("*") if path.is_dir())
+TEXT = {".md", ".csv", ".tex", ".html"}
+
+
+def relative(folder: Path) -> dict[str, Path]:
+    return {path.relative_to(folder).as_posix(): path for path in sorted(folder.rglob("*")) if path.is_file()}
+
+
+def test_there_is_a_campaign():
+    assert "quickstart" in {path.name for path in CAMPAIGNS}
+
+
+@pytest.mark.parametrize("campaign", CAMPAIGNS, ids=lambda path: path.name)
+def test_every_committed_record_is_read_and_finished(campaign):
+    folder = RunFolder(campaign)
+    records = folder.records()
+    assert len(records) == len(list((campaign / "records").iterdir()))
+    assert {record.status for record in records} <= {"done", "skipped"}
+    assert {record.environment for record in records} == set(folder.environments())
+    for record in records:
+        if isinstance(record, CellRecord) and record.status == "done":
+            assert folder.predictions_file(record.id).exists()
+
+
+@pytest.mark.parametrize("campaign", CAMPAIGNS, ids=lambda path: path.name)
+def test_the_gallery_is_what_the_records_give(campaign, tmp_path):
+    write(load(campaign), tmp_path, campaign.name)
+    committed = relative(ROOT / "reports" / "gallery" / campaign.name)
+    drawn = relative(tmp_path)
+    assert list(drawn) == list(committed)
+    differing = [
+        name
+        for name in drawn
+        if Path(name).suffix in TEXT and drawn[name].read_bytes() != committed[name].read_bytes()
+    ]
+    assert differing == []

@@ -1,0 +1,70 @@
+"""The README's table, links and examples are true."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import torch
+
+from bench import toys
+from bench.sources import load_rows
+from bench.tasks import catalog
+
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+def block(language: str, holding: str) -> str:
+    """Return the one code block of a language that holds a text."""
+    (found,) = [
+        text for text in re.findall(rf"```{language}\n(.*?)```", README, re.DOTALL) if holding in text
+    ]
+    return found
+
+
+def test_the_table_is_that_of_the_committed_records():
+    shown = README.partition("<!-- quickstart table -->\n")[2].partition("<!-- end -->")[0].strip()
+    report = (ROOT / "reports" / "gallery" / "quickstart" / "report.md").read_text(encoding="utf-8")
+    assert shown.startswith("|")
+    assert shown in report
+
+
+def test_links_lead_somewhere():
+    targets = re.findall(r"\]\(([^)#:]+)\)", README)
+    assert len(targets) > 5
+    for target in targets:
+        assert (ROOT / target).exists(), target
+
+
+def test_the_example_method_works():
+    names: dict = {}
+    exec(compile(block("python", "class MyMethod"), "README.md", "exec"), names)  # noqa: S102 - our own text
+    task = toys.toy_task("classification")
+    teacher, batches = toys.toy_teacher(task), toys.toy_batches(task)
+    method = names["MyMethod"](names["Config"](layers=2))
+    student = method.compress(teacher, batches, task)
+    assert student.config.num_hidden_layers == 2
+    (stage,) = method.stages(teacher, student, task)
+    terms = stage.objective(next(iter(batches)))
+    assert set(terms) == {"labels", "logits"}
+    assert all(torch.isfinite(term) for term in terms.values())
+
+
+def test_the_example_task_is_read(tmp_path):
+    (tmp_path / "my-task.yaml").write_text(block("yaml", "name: my-task"))
+    for name in ("train", "dev"):
+        (tmp_path / f"{name}.csv").write_text(
+            "subject,body,urgent\nHelp,now please,yes\nHello,how are you,no\n"
+        )
+    rows = load_rows(catalog.find(str(tmp_path / "my-task.yaml")))
+    assert list(rows.splits["train"]["urgent"]) == [1, 0]
+
+
+def test_the_commands_are_those_of_the_command_line():
+    from typer.main import get_command
+
+    from bench.cli import app
+
+    known = set(get_command(app).commands)
+    assert set(re.findall(r"moebench ([a-z][a-z-]+)", README)) <= known
