@@ -5,6 +5,7 @@ A teacher is a cell too: its student is the checkpoint itself, trained on labels
 
 from __future__ import annotations
 
+import shutil
 import traceback
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -23,7 +24,9 @@ from bench.cost import count
 from bench.data import encode, model_inputs
 from bench.errors import UserError
 from bench.evaluation import predict, row_scores, save_predictions, score
+from bench.holdout import hold_out
 from bench.method import Method, Objective, Skip, Stage
+from bench.plans import TEACHER
 from bench.registry import methods
 from bench.seeds import derive
 from bench.sources import load_rows
@@ -32,7 +35,7 @@ from bench.tasks.task import Task
 from bench.training import NonFiniteLossError, Settings, train
 from bench.utc import now
 from results import environment
-from results.record import CellIdentity, CellRecord, CostRecord, Failure, TrainingRecord
+from results.record import CellIdentity, CellRecord, CostRecord, Failure, TrainingRecord, TuningRecord
 from results.store import RunFolder, whole_folder
 
 if TYPE_CHECKING:
@@ -41,7 +44,6 @@ if TYPE_CHECKING:
     from bench.encoded import Encoded
     from bench.sources import Rows
 
-TEACHER = "teacher"
 COST_LENGTH = 128  # tokens for which multiply-adds are stated, unless the task's sequences are shorter
 EVALUATION_BATCH = 64
 
@@ -63,6 +65,7 @@ class Job:
         cache: Folder of tokenised rows.
         device: Where to train.
         threads: Of the CPU.
+        tuning: How its knobs were chosen, for the record.
     """
 
     identity: CellIdentity
@@ -75,6 +78,7 @@ class Job:
     cache: Path
     device: str
     threads: int
+    tuning: TuningRecord | None = None
 
     @property
     def cell_id(self) -> str:
@@ -84,7 +88,8 @@ class Job:
     @property
     def name(self) -> str:
         """What a person calls the cell."""
-        return f"{self.label} on {self.task.name}, seed {self.identity.seed}"
+        kind = "" if self.identity.held_out is None else "try of "
+        return f"{kind}{self.label} on {self.task.name}, seed {self.identity.seed}"
 
 
 class LabelLoss(Objective):
@@ -142,6 +147,7 @@ def _write_record(job: Job, started: str, values: dict[str, Any]) -> CellRecord:
         label=job.label,
         teacher_id=job.teacher_id,
         main_score=job.task.main_score,
+        tuning=job.tuning,
         environment=folder.write_environment(environment.current()),
         suite_version=environment.package_version("moebert-bench"),
         started=started,
@@ -155,9 +161,11 @@ def _write_record(job: Job, started: str, values: dict[str, Any]) -> CellRecord:
 def _make(job: Job, folder: RunFolder, report: Report | None) -> dict[str, Any]:
     """Make the cell and return the fields of its record."""
     device = torch.device(job.device)
-    rows = load_rows(job.task, data=job.data, limit=job.identity.limit)
+    rows = _load(job)
     tokenizer = checkpoints.load_tokenizer(checkpoints.resolve(job.checkpoint))
-    encoded = _encode(job, rows, tokenizer, device)
+    encoded = {
+        role: encode_split(job.task, rows, role, tokenizer, job.cache).to(device) for role in rows.splits
+    }
     method = None if job.teacher_id is None else make_method(job.identity)
     known = _literals(method, job)
     if method is None:
@@ -176,14 +184,18 @@ def _make(job: Job, folder: RunFolder, report: Report | None) -> dict[str, Any]:
     del student
     finalized = load_student(job.identity, path, job.task).to(device)
     scores = _evaluate(job, finalized, rows, encoded, folder)
+    sha256 = checkpoints.weights_sha256(path)
+    checkpoint_bytes = _checkpoint_bytes(path)
+    if method is not None and job.identity.held_out:
+        shutil.rmtree(path)  # only a teacher's try is needed again: one of them teaches the methods' tries
     return {
         "status": "done",
         "scores": scores,
         "rows": {role: len(split) for role, split in rows.splits.items()},
-        "cost": CostRecord(**vars(cost), checkpoint_bytes=_checkpoint_bytes(path)),
+        "cost": CostRecord(**vars(cost), checkpoint_bytes=checkpoint_bytes),
         "training": training,
         "warnings": _warnings(encoded["train"], training),
-        "weights_sha256": checkpoints.weights_sha256(path),
+        "weights_sha256": sha256,
         **known,
     }
 
@@ -203,13 +215,14 @@ def load_student(identity: CellIdentity, folder: Path, task: Task) -> PreTrained
     return model.float().eval()
 
 
-def _encode(
-    job: Job, rows: Rows, tokenizer: PreTrainedTokenizerBase, device: torch.device
-) -> dict[str, Encoded]:
+def _load(job: Job) -> Rows:
+    """Load the rows of a cell; a try gets training rows alone and is scored on those held out from them."""
+    held_out = job.identity.held_out
+    roles = None if held_out is None else ("train",)
+    rows = load_rows(job.task, data=job.data, limit=job.identity.limit, roles=roles)
     if rows.fingerprint != job.identity.data:
         raise UserError(f"the rows of task {job.task.name!r} changed while the matrix was running")
-    roles = ("train", *job.task.evaluation_splits)
-    return {role: encode_split(job.task, rows, role, tokenizer, job.cache).to(device) for role in roles}
+    return rows if held_out is None else hold_out(job.task, rows, held_out)
 
 
 def encode_split(
@@ -286,13 +299,14 @@ def _evaluate(
     job: Job, model: PreTrainedModel, rows: Rows, encoded: dict[str, Encoded], folder: RunFolder
 ) -> dict[str, dict[str, float]]:
     scores, logits, by_row = {}, {}, {}
-    for role in job.task.evaluation_splits:
+    for role in (role for role in rows.splits if role != "train"):
         logits[role] = predict(
             model, encoded[role], batch_size=EVALUATION_BATCH, precision=job.identity.precision
         )
         scores[role] = score(job.task, rows.splits[role], encoded[role], logits[role])
         by_row[role] = row_scores(job.task, rows.splits[role], encoded[role], logits[role])
-    save_predictions(folder.predictions_file(job.cell_id), encoded, logits, by_row)
+    if job.identity.held_out is None:
+        save_predictions(folder.predictions_file(job.cell_id), encoded, logits, by_row)
     return scores
 
 

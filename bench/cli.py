@@ -233,15 +233,15 @@ def _dry_run(matrix: Any, folder: Path, overwrite: Any) -> None:
     from results.store import RunFolder
 
     survey = Survey(matrix, RunFolder(folder))
-    teachers, students = survey.teachers(), survey.students()
-    out_console.print(listing.cells_table([*teachers, *students]))
-    redo = REDO[overwrite]
-    waiting = [[cell for cell in cells if cell.state in redo] for cells in (teachers, students)]
-    minutes = estimate_seconds(survey, *waiting) / 60
-    count = sum(map(len, waiting))
-    out_console.print(
-        f"{count} cells to make, about {minutes:.0f} min here; nothing was run", highlight=False
-    )
+    tries = [*survey.teacher_tries(), *survey.student_tries()]
+    cells = [*survey.teachers(), *survey.students()]
+    if tries:
+        out_console.print(listing.cells_table(tries, kind="tries"))
+    out_console.print(listing.cells_table(cells))
+    tries, cells = ([cell for cell in some if cell.state in REDO[overwrite]] for some in (tries, cells))
+    minutes = estimate_seconds(survey, [*tries, *cells]) / 60
+    counts = f"{len(tries)} tries and {len(cells)} cells" if survey.trials else f"{len(cells)} cells"
+    out_console.print(f"{counts} to make, about {minutes:.0f} min here; nothing was run", highlight=False)
 
 
 def _write_report(run: Path, out: Path, title: str) -> None:

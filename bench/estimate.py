@@ -6,6 +6,7 @@ import os
 import time
 from typing import TYPE_CHECKING
 
+from bench.plans import TEACHER
 from bench.training import total_steps
 
 if TYPE_CHECKING:
@@ -18,20 +19,19 @@ STUDENT = 0.5 * FORWARD_AND_BACKWARD + 1  # half of the teacher's layers, and th
 PROCESS_START_SECONDS = 8.0  # importing torch and transformers, loading a checkpoint
 
 
-def estimate_seconds(survey: Survey, teachers: Sequence[Cell], students: Sequence[Cell]) -> float:
-    """Estimate the time of the cells given; the clock and evaluation are counted in roughly."""
+def estimate_seconds(survey: Survey, cells: Sequence[Cell]) -> float:
+    """Estimate the time of the cells and tries given; the clock and evaluation are counted in roughly."""
     rate = multiply_adds_per_second()
-    train = {plan.task.name: survey.encoded(plan.task, "train").lengths for plan in survey.plans}
+    plans = [*survey.plans, *(trials.plan for trials in survey.trials.values())]
+    tasks = {plan.task.name: plan.task for plan in plans}
+    train = {name: survey.encoded(task, "train").lengths for name, task in tasks.items()}
     forward = {name: _forward_multiply_adds(survey, float(lengths.mean())) for name, lengths in train.items()}
     seconds = []
-    for cells, factor in ((teachers, FORWARD_AND_BACKWARD), (students, STUDENT)):
-        budget = survey.matrix.budget
-        if cells is teachers and survey.matrix.teacher_budget:
-            budget = survey.matrix.teacher_budget
-        for cell in cells:
-            rows = len(train[cell.task])
-            examples = total_steps(rows, budget) * min(budget.batch_size, rows)
-            seconds.append(examples * factor * forward[cell.task] / rate + PROCESS_START_SECONDS)
+    for cell in cells:
+        rows, budget = len(train[cell.task]), cell.plan.budget
+        examples = total_steps(rows, budget) * min(budget.batch_size, rows)
+        factor = FORWARD_AND_BACKWARD if cell.plan.method == TEACHER else STUDENT
+        seconds.append(examples * factor * forward[cell.task] / rate + PROCESS_START_SECONDS)
     workers = 1
     if survey.matrix.executor.name == "processes":
         workers = min(survey.matrix.executor.workers or os.cpu_count() or 1, len(seconds) or 1)

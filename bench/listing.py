@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rich import box
-from rich.console import RenderableType
+from rich.console import Group, RenderableType
 from rich.markup import escape
 from rich.table import Table
 
@@ -51,7 +51,7 @@ def describe(name: str, cell: str | None) -> RenderableType:
     if plain in tasks.names() or folder.suffix in {".yaml", ".yml"}:
         return _describe_task(name)
     if name in presets():
-        return _highlighted(presets()[name].read_text(encoding="utf-8"))
+        return _describe_preset(name)
     raise unknown("run folder, method, task or preset", name, [*methods.names(), *tasks.names(), *presets()])
 
 
@@ -78,20 +78,22 @@ def assets(action: str, names: Sequence[str]) -> RenderableType:
     return _table(("asset", "version", "licence", "MiB", "state", "folder"), rows)
 
 
-def cells_table(cells: Iterable[Cell], search: str = "") -> RenderableType:
-    """List cells with their state, main score and reason, and count the states."""
+def cells_table(cells: Iterable[Cell], search: str = "", kind: str = "cells") -> RenderableType:
+    """List cells, or tries, with their state, main score and reason, and count the states."""
     cells = list(cells)
     rows = []
     for cell in cells:
         record = cell.record
-        value = record.scores["validation"][record.main_score] if record and record.scores else None
-        shown = "" if value is None or record is None else f"{record.main_score} {value:.4f}"
+        first = next(iter(record.scores.values()), {}) if record else {}
+        shown = f"{record.main_score} {first[record.main_score]:.4f}" if record and first else ""
         identity = record.id if record else cell.job.cell_id if cell.job else ""
         rows.append((identity, cell.task, cell.label, str(cell.seed), cell.state, shown, cell.reason))
     counts = ", ".join(
         f"{count} {state}" for state, count in sorted(Counter(cell.state for cell in cells).items())
     )
-    return _table(("id", "task", "method", "seed", "state", "score", "reason"), rows, search, title=counts)
+    return _table(
+        ("id", "task", "method", "seed", "state", "score", "reason"), rows, search, title=f"{kind}: {counts}"
+    )
 
 
 def _methods() -> Listing:
@@ -128,10 +130,13 @@ def _published() -> Listing:
 
 
 def _run_cells(folder: Path, search: str = "") -> RenderableType:
-    from bench.survey import recorded_cells
+    from bench.recorded import recorded_cells, recorded_tries
     from results.store import RunFolder
 
-    return cells_table(recorded_cells(RunFolder(folder)), search)
+    run = RunFolder(folder)
+    cells = cells_table(recorded_cells(run), search)
+    tries = recorded_tries(run)
+    return Group(cells_table(tries, search, kind="tries"), cells) if tries else cells
 
 
 def _describe_run(folder: Path, record_id: str | None) -> RenderableType:
@@ -150,19 +155,40 @@ def _describe_run(folder: Path, record_id: str | None) -> RenderableType:
 def _describe_method(name: str) -> RenderableType:
     method = methods.get(name)
     knobs = [
-        (key, _type_name(field.annotation), str(field.default), field.description or "")
+        (key, _type_name(field.annotation), str(field.default), tried.pop(key, ""), field.description or "")
         for key, field in method.Config.model_fields.items()
     ]
     title = f"{method.name}: {method.summary} [{method.paper}]"
-    return _table(("knob", "type", "default", "meaning"), knobs, title=title)
+    return _table(("knob", "type", "default", "tuning tries", "meaning"), knobs, title=title)
+
+
+def _describe_preset(name: str) -> RenderableType:
+    """Show a preset as it is written, and what its tuning would try."""
+    from bench.matrix import load_matrix, presets
+    from bench.tuning import matrix_trials
+
+    document = _highlighted(presets()[name].read_text(encoding="utf-8"))
+    rows = [
+        (task, label, str(number), ", ".join(f"{knob}={value}" for knob, value in knobs.items()))
+        for (task, label), trials in matrix_trials(load_matrix(name)).items()
+        for number, knobs in enumerate(trials.knobs, start=1)
+    ]
+    if not rows:
+        return document
+    return Group(
+        document, _table(("tuned on", "method", "try", "knobs"), rows, title=f"tuning: {len(rows)} tries")
+    )
 
 
 def _describe_task(text: str) -> RenderableType:
     """Show a task's data and, where its rows are here, how long they are and what padding they cost."""
-    from bench.matrix import Choice, find_task, parse_choice
+    tried = {key: ", ".join(map(str, values)) for key, values in method.grid.items()}
+    from bench.matrix import Choice, parse_choice
+    from bench.plans import find_task
     from bench.tasks import catalog
 
     ((name, options),) = parse_choice(text).items()
+    knobs += [(key, "", "", values, "of the harness") for key, values in tried.items()]
     task = find_task(Choice(name=name, options=options))
     document = task.model_dump(mode="json", exclude_defaults=True) | {"here": catalog.availability(task)}
     if not document["here"].startswith("not here"):

@@ -1,14 +1,12 @@
 """The matrix file: which methods run on which tasks at which seeds, with what effort.
 
-A preset or a YAML file is read with the safe loader into a validated ``Matrix``; ``cells`` multiplies it out.
+A preset or a YAML file is read with the safe loader into a validated ``Matrix``; ``bench.plans`` multiplies it out.
 """
 
 from __future__ import annotations
 
 import re
-from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -17,11 +15,8 @@ import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
 from bench.errors import UserError, unknown
-from bench.registry import methods as method_registry
-from bench.tasks import catalog
-from bench.tasks.task import Task
 from bench.validation import validated
-from results.record import Budget
+from results.record import Budget, HeldOut
 
 _CHOICE = re.compile(r"^(?P<name>[^\[\]]+?)(\[(?P<options>.*)\])?$", re.DOTALL)
 _EXPONENT = re.compile(r"^[-+]?\d+(\.\d*)?[eE][-+]?\d+$")
@@ -123,6 +118,49 @@ class ExecutorPlan(_Strict):
     threads: int = Field(default=1, ge=1)
 
 
+class TuningPlan(_Strict):
+    """Equal tuning: as many tries for every method, and for the teacher, on rows held out from the training rows.
+
+    Attributes:
+        tries: Of every method and of the teacher's fine-tuning; a grid of fewer combinations is tried whole.
+        rows: Share of the training rows that is held out.
+        most_rows: At most this many of them.
+        max_steps: At most this many steps a try; None: as many as the budget has.
+        seed: Of the tries, and of which rows are held out.
+        learning_rates: For the teacher, and for methods whose grid has none of its own; the best guess first.
+        tasks: Name of a task, or a kind of task (``classification``, ``regression``, ``extractive-qa``) -> the task
+            whose tries decide for it. A task that is not there has tries of its own.
+    """
+
+    tries: int = Field(default=4, ge=1)
+    rows: float = Field(default=0.1, gt=0, lt=1)
+    most_rows: int = Field(default=5000, ge=1)
+    max_steps: int | None = Field(default=2000, ge=1)
+    seed: int = Field(default=0, ge=0)
+    learning_rates: Annotated[tuple[Annotated[float, Field(gt=0)], ...], Field(min_length=1)] = (
+        *(5e-5, 3e-5),
+        *(1e-4, 2e-5),
+    )
+    tasks: dict[str, Annotated[Choice, BeforeValidator(_as_choice)]] = {}
+
+    @property
+    def held_out(self) -> HeldOut:
+        """What a try is scored on."""
+        return HeldOut(share=self.rows, most=self.most_rows, seed=self.seed)
+
+
+class TaskSettings(_Strict):
+    """What is different for one task.
+
+    Attributes:
+        budget: Keys of the budget and their values.
+        methods: Name of a method -> knobs, for those that the list of methods does not set.
+    """
+
+    budget: dict[str, Any] = {}
+    methods: dict[str, dict[str, Any]] = {}
+
+
 class Matrix(_Strict):
     """A validated matrix file.
 
@@ -135,6 +173,8 @@ class Matrix(_Strict):
         seeds: Each makes a teacher and a student of every method.
         budget: Training effort of every student.
         teacher_budget: Training effort of a teacher; None means the students'.
+        by_task: Name of a task -> its own budget and knobs.
+        tuning: How knobs are chosen before the cells are made; None: nothing is tuned.
         precision: ``auto`` is bf16 autocast where the GPU has it, else fp32.
         calibration_rows: At most this many training rows for ``compress``; None means all.
         limit: At most this many rows of each split: a smoke run, marked as such.
@@ -151,30 +191,14 @@ class Matrix(_Strict):
     seeds: Annotated[tuple[Annotated[int, Field(ge=0)], ...], Field(min_length=1)] = (0,)
     budget: Budget = Budget()
     teacher_budget: Budget | None = None
+    by_task: dict[str, TaskSettings] = {}
+    tuning: TuningPlan | None = None
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     calibration_rows: int | None = Field(default=None, ge=1)
     limit: int | None = Field(default=None, ge=1)
     data: str | None = None
     latency: LatencyPlan | None = LatencyPlan()
     executor: ExecutorPlan = ExecutorPlan()
-
-
-@dataclass(frozen=True)
-class CellPlan:
-    """One student to be made; its id is known once its teacher is.
-
-    Attributes:
-        config: Validated configuration of the method, defaults included.
-        learning_rate: The method's own, where the matrix or tuning sets one.
-        label: What tables call it.
-    """
-
-    task: Task
-    method: str
-    config: dict[str, Any]
-    learning_rate: float | None
-    label: str
-    seed: int
 
 
 def presets() -> dict[str, Path]:
@@ -207,62 +231,3 @@ def load_matrix(name_or_file: str, overrides: Mapping[str, Any] | None = None) -
         raise UserError(f"{file}: a matrix is a mapping with at least tasks and methods")
     document.setdefault("name", file.stem)
     return validated(Matrix, {**document, **(overrides or {})}, where=str(file))
-
-
-def cells(matrix: Matrix) -> list[CellPlan]:
-    """Multiply a matrix out: tasks, then seeds, then methods, in the order they are listed.
-
-    Raises:
-        UserError: For an unknown task, method or knob, or the same student listed twice.
-    """
-    chosen = [find_task(choice) for choice in matrix.tasks]
-    for name, count in Counter(task.name for task in chosen).items():
-        if count > 1:
-            raise UserError(
-                f"task {name!r} is listed {count} times; give its variants task files of their own"
-            )
-    repeated = {
-        name for name, count in Counter(choice.name for choice in matrix.methods).items() if count > 1
-    }
-    plans = [
-        CellPlan(
-            task, choice.name, config, rate, str(choice) if choice.name in repeated else choice.name, seed
-        )
-        for task in chosen
-        for seed in matrix.seeds
-        for choice in matrix.methods
-        for config, rate in [configure(choice)]
-    ]
-    _refuse_repeats(plans)
-    return plans
-
-
-def find_task(choice: Choice) -> Task:
-    """Return the task of a choice, its options applied."""
-    return catalog.find(choice.name, {key: str(value) for key, value in choice.options.items()})
-
-
-def configure(choice: Choice) -> tuple[dict[str, Any], float | None]:
-    """Validate the options of a method; return its full configuration and its own learning rate, if any.
-
-    Raises:
-        UserError: For an unknown method or knob, or a value out of range.
-    """
-    method = method_registry.get(choice.name)
-    options = dict(choice.options)
-    rate = options.pop("learning_rate", None)
-    if rate is not None and not (isinstance(rate, int | float) and rate > 0):
-        raise UserError(f"method {choice.name!r}: learning_rate must be a positive number (got {rate!r})")
-    config = validated(method.Config, options, where=f"method {choice.name!r}")
-    return config.model_dump(mode="json"), rate
-
-
-def _refuse_repeats(plans: list[CellPlan]) -> None:
-    seen: set[str] = set()
-    for plan in plans:
-        key = repr(
-            (plan.task.name, plan.task.splits, plan.seed, plan.method, plan.config, plan.learning_rate)
-        )
-        if key in seen:
-            raise UserError(f"{plan.label} on {plan.task.name} at seed {plan.seed} is listed twice")
-        seen.add(key)

@@ -92,7 +92,8 @@ class Method(ABC):
         summary: One line.
         paper: Key into the published references; the paper's numbers are shown beside ours.
         Config: Every knob, validated, with units and the paper's default.
-        grid: Knobs (and "learning_rate") that equal tuning may try, the best guess first.
+        grid: Knobs that equal tuning may try, the best guess first; "learning_rate" only where the method needs others
+            than the rest.
     """
 
     name: ClassVar[str]

@@ -1,8 +1,9 @@
-"""Run a matrix: teachers, then students, then the clock, each resumed from the records that are there."""
+"""Run a matrix: tuning, teachers, students, then the clock, each resumed from the records that are there."""
 
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,8 @@ from bench.events import Event, Listener, ignore
 from bench.executors import execute
 from bench.latency.session import time_matrix
 from bench.matrix import Matrix
-from bench.survey import Overwrite, Survey, to_make
+from bench.survey import Cell, Overwrite, Survey, to_make
+from results.record import CellRecord
 from results.store import RunFolder, write_atomically
 
 
@@ -24,12 +26,14 @@ class Outcome:
     Attributes:
         folder: The run folder.
         cells: State -> number of students' and teachers' cells.
+        tries: State -> number of tries of the tuning.
         timings: State -> number of timings.
         failures: What failed, and why.
     """
 
     folder: Path
     cells: dict[str, int]
+    tries: dict[str, int]
     timings: dict[str, int]
     failures: list[str]
 
@@ -38,6 +42,7 @@ class Outcome:
         return {
             "run": str(self.folder),
             "cells": self.cells,
+            "tries": self.tries,
             "timings": self.timings,
             "failures": self.failures,
         }
@@ -58,14 +63,19 @@ def run(
     survey = Survey(matrix, folder)
     with folder.lock():
         write_atomically(folder.matrix_file, matrix_yaml(matrix).encode())
-        for batch in (survey.teachers, survey.students):
-            jobs = to_make(batch(), overwrite)
+        for batch in (survey.teacher_tries, survey.student_tries, survey.teachers, survey.students):
+            cells = batch()
+            keep_tuning(folder, cells)
+            jobs = to_make(cells, overwrite)
             listener(Event("planned", steps=len(jobs)))
             for _ in execute(jobs, matrix.executor, listener):
                 pass
         timings = time_matrix(survey, overwrite, listener)
     everything = [*survey.teachers(), *survey.students()]
-    failures = [f"{cell.name}: {cell.reason}" for cell in everything if cell.state in {"failed", "missing"}]
+    tries = [*survey.teacher_tries(), *survey.student_tries()]
+    failures = [
+        f"{cell.name}: {cell.reason}" for cell in (*tries, *everything) if cell.state in {"failed", "missing"}
+    ]
     failures += [
         f"timing of {timing.label} ({timing.workload.name}): {timing.reason}"
         for timing in timings
@@ -74,9 +84,35 @@ def run(
     return Outcome(
         folder=out,
         cells=dict(Counter(cell.state for cell in everything)),
+        tries=dict(Counter(cell.state for cell in tries)),
         timings=dict(Counter(timing.status for timing in timings)),
         failures=failures,
     )
+
+
+def keep_tuning(folder: RunFolder, cells: Sequence[Cell]) -> None:
+    """Write into finished records how their knobs were chosen, and set aside what earlier tuning had chosen.
+
+    More tries may find another winner, or the same one again.
+    """
+    chosen = {}
+    for cell in cells:
+        if cell.job is None or cell.job.tuning is None:
+            continue
+        chosen[cell.task, cell.label, cell.seed, cell.job.identity.limit] = cell.job.cell_id
+        if cell.record is not None and cell.record.tuning != cell.job.tuning:
+            folder.write(cell.record.model_copy(update={"tuning": cell.job.tuning}))
+    if chosen:
+        folder.set_superseded_aside(
+            record.id
+            for record in folder.records()
+            if isinstance(record, CellRecord)
+            and record.tuning is not None
+            and chosen.get(
+                (record.task, record.label, record.identity.seed, record.identity.limit), record.id
+            )
+            != record.id
+        )
 
 
 def matrix_yaml(matrix: Matrix) -> str:

@@ -2,25 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
 from bench import assets, checkpoints
-from bench.cell import TEACHER, Job, encode_split
+from bench.cell import Job, encode_split
 from bench.encoded import Encoded
 from bench.errors import UserError
-from bench.matrix import CellPlan, Matrix, cells, load_matrix
+from bench.matrix import Matrix
+from bench.plans import TEACHER, CellPlan, cells, one_each, teacher_plan, tuned_on
 from bench.registry import methods
 from bench.sources import Rows, load_rows
 from bench.tasks.task import Task
-from results.record import Budget, CellIdentity, CellRecord, canonical_json
+from bench.tuning import Trials, matrix_trials, settled
+from results.record import CellIdentity, CellRecord, HeldOut, TuningRecord
 from results.store import RunFolder
 
 State = Literal["done", "missing", "failed", "skipped", "stale"]
 Overwrite = Literal["never", "failed", "stale", "always"]
 
+NOT_TUNED = "its tuning is not done"
 REDO: dict[Overwrite, frozenset[State]] = {
     "never": frozenset({"missing"}),
     "failed": frozenset({"missing", "failed"}),
@@ -31,25 +34,36 @@ REDO: dict[Overwrite, frozenset[State]] = {
 
 @dataclass(frozen=True)
 class Cell:
-    """One cell of the matrix and where it stands.
+    """One cell of the matrix, or a try of its tuning, and where it stands.
 
     Attributes:
-        label: What tables call the method; ``teacher`` for a teacher.
-        task: Name of the task.
-        seed: Its seed.
-        job: How to make it; None while its teacher is missing, since its identity needs the teacher's weights.
+        plan: What it is.
+        job: How to make it; None while its teacher or its tuning is missing, since its identity needs them.
         record: What it left, if anything.
         state: ``stale``: done, but the method's source has changed since.
         reason: Why it failed, was skipped, or cannot be made yet.
     """
 
-    label: str
-    task: str
-    seed: int
+    plan: CellPlan
     job: Job | None
     record: CellRecord | None
     state: State
     reason: str = ""
+
+    @property
+    def label(self) -> str:
+        """What tables call the method; ``teacher`` for a teacher."""
+        return self.plan.label
+
+    @property
+    def task(self) -> str:
+        """Name of the task."""
+        return self.plan.task.name
+
+    @property
+    def seed(self) -> int:
+        """Seed of the cell."""
+        return self.plan.seed
 
     @property
     def name(self) -> str:
@@ -77,62 +91,115 @@ class Survey:
         self.checkpoint = checkpoints.resolve(matrix.teacher)
         self.device, self.precision = choose_device(matrix.precision)
         self.rows = {plan.task.name: self._load(plan.task) for plan in one_each(self.plans)}
+        self.trials = matrix_trials(matrix)
+        self.train_rows = {
+            trials.plan.task.name: self._load(trials.plan.task, roles=("train",))
+            for trials in self.trials.values()
+        }
 
-    def teachers(self) -> list[Cell]:
-        """Return the teachers' cells, one for each task and seed."""
-        budget = self.matrix.teacher_budget or self.matrix.budget
+    def teacher_tries(self) -> list[Cell]:
+        """Return the tries of the teacher's fine-tuning on every task that is tuned on."""
         return [
-            self._cell(self._job(plan, TEACHER, self.checkpoint.sha256, budget, teacher_id=None))
-            for plan in one_each(self.plans)
+            cell
+            for (_, label), trials in self.trials.items()
+            if label == TEACHER
+            for cell in self._tries(trials, None)
         ]
 
+    def student_tries(self) -> list[Cell]:
+        """Return the tries of the methods; those whose teacher is not chosen yet have no job."""
+        teachers = self._tried_teachers()
+        return [
+            cell
+            for (task, label), trials in self.trials.items()
+            if label != TEACHER
+            for cell in self._tries(trials, teachers[task])
+        ]
+
+    def teachers(self) -> list[Cell]:
+        """Return the teachers' cells, one for each task and seed; those whose tuning is not done have no job yet."""
+        decisions = self._decisions()
+        plans = [teacher_plan(self.matrix, plan.task, plan.seed) for plan in one_each(self.plans)]
+        return [self._tuned(plan, None, decisions) for plan in plans]
+
     def students(self) -> list[Cell]:
-        """Return the students' cells; those whose teacher is not done have no job yet."""
+        """Return the students' cells; those whose teacher or tuning is not done have no job yet."""
         made = {(cell.task, cell.seed): cell for cell in self.teachers()}
-        return [self._student(plan, made[plan.task.name, plan.seed]) for plan in self.plans]
+        decisions = self._decisions()
+        return [self._tuned(plan, made[plan.task.name, plan.seed], decisions) for plan in self.plans]
 
     def encoded(self, task: Task, role: str) -> Encoded:
         """Return a task's tokenised split, as its cells see it."""
-        rows = self.rows[task.name]
+        rows = self.rows.get(task.name) or self.train_rows[task.name]
         tokenizer = checkpoints.load_tokenizer(self.checkpoint)
         return encode_split(task, rows, role, tokenizer, self.cache)
 
-    def _student(self, plan: CellPlan, teacher: Cell) -> Cell:
-        record = teacher.record
-        if record is None or record.status != "done":
-            reason = f"its teacher is {teacher.state}"
-            return Cell(plan.label, plan.task.name, plan.seed, None, None, "missing", reason)
-        budget = self.matrix.budget
-        if plan.learning_rate is not None:
-            budget = budget.model_copy(update={"learning_rate": plan.learning_rate})
-        job = self._job(plan, plan.method, record.weights_sha256, budget, teacher_id=record.id)
-        return self._cell(job)
+    def _tries(self, trials: Trials, teacher: Cell | None) -> list[Cell]:
+        return [self._cell(plan, teacher, held_out=trials.tuning.held_out) for plan in trials.plans()]
 
-    def _cell(self, job: Job) -> Cell:
-        record = self.folder.record(job.cell_id)
-        if not isinstance(record, CellRecord):
-            return Cell(job.label, job.task.name, job.identity.seed, job, None, "missing")
-        return Cell(job.label, job.task.name, job.identity.seed, job, record, state_of(record), record.reason)
+    def _tried_teachers(self) -> dict[str, Cell]:
+        """Return, for every task that is tuned on, the try that won: the teacher of the methods' tries."""
+        found = {}
+        for (task, label), trials in self.trials.items():
+            if label == TEACHER:
+                tries = self._tries(trials, None)
+                decision = trials.settle([cell.record for cell in tries])
+                found[task] = tries[decision.winner] if decision else missing(trials.plan, NOT_TUNED)
+        return found
 
-    def _job(
-        self, plan: CellPlan, method: str, teacher_sha256: str, budget: Budget, *, teacher_id: str | None
-    ) -> Job:
+    def _decisions(self) -> dict[tuple[str, str], TuningRecord | None]:
+        """Return what the tries decide, by task and label; None where some are still to be made."""
+        teachers = self._tried_teachers()
+        return {
+            (task, label): trials.settle(
+                [cell.record for cell in self._tries(trials, None if label == TEACHER else teachers[task])]
+            )
+            for (task, label), trials in self.trials.items()
+        }
+
+    def _tuned(
+        self, plan: CellPlan, teacher: Cell | None, decisions: Mapping[tuple[str, str], TuningRecord | None]
+    ) -> Cell:
+        """Return the cell of a plan, with the knobs that its tuning decided for."""
+        if not decisions:
+            return self._cell(plan, teacher)
+        decision = decisions[tuned_on(self.matrix, plan.task).name, plan.label]
+        if decision is None:
+            return missing(plan, NOT_TUNED)
+        return self._cell(settled(plan, decision), teacher, tuning=decision)
+
+    def _cell(
+        self,
+        plan: CellPlan,
+        teacher: Cell | None,
+        *,
+        held_out: HeldOut | None = None,
+        tuning: TuningRecord | None = None,
+    ) -> Cell:
+        """Hold a plan against the folder; a student's needs its teacher."""
+        source, teacher_id = self.checkpoint.sha256, None
+        if teacher is not None:
+            if teacher.record is None or teacher.record.status != "done":
+                return missing(plan, f"its teacher is {teacher.state}")
+            source, teacher_id = teacher.record.weights_sha256, teacher.record.id
+        rows = self.train_rows if held_out else self.rows
         identity = CellIdentity(
             task=task_identity(plan.task),
-            data=self.rows[plan.task.name].fingerprint,
+            data=rows[plan.task.name].fingerprint,
             limit=self.matrix.limit,
-            calibration_rows=self.matrix.calibration_rows if teacher_id else None,
-            method=method,
-            config=plan.config if teacher_id else {},
-            teacher=teacher_sha256,
-            budget=budget,
+            calibration_rows=self.matrix.calibration_rows if teacher else None,
+            method=plan.method,
+            config=plan.config,
+            teacher=source,
+            budget=plan.budget,
             seed=plan.seed,
             precision=self.precision,
+            held_out=held_out,
         )
-        return Job(
+        job = Job(
             identity=identity,
             task=plan.task,
-            label=plan.label if teacher_id else TEACHER,
+            label=plan.label,
             checkpoint=self.matrix.teacher,
             teacher_id=teacher_id,
             folder=self.folder.path.resolve(),
@@ -140,16 +207,27 @@ class Survey:
             cache=self.cache,
             device=self.device,
             threads=self.matrix.executor.threads,
+            tuning=tuning,
         )
+        record = self.folder.record(job.cell_id)
+        cell = missing(plan, "")
+        if not isinstance(record, CellRecord):
+            return replace(cell, job=job)
+        return replace(cell, job=job, record=record, state=state_of(record), reason=record.reason)
 
-    def _load(self, task: Task) -> Rows:
+    def _load(self, task: Task, roles: Sequence[str] | None = None) -> Rows:
         checkpoints.require_room(self.checkpoint, task)
-        rows = load_rows(task, data=self.data, limit=self.matrix.limit)
+        rows = load_rows(task, data=self.data, limit=self.matrix.limit, roles=roles)
         if "train" not in rows.splits or len(rows.splits["train"]) == 0:
             raise UserError(
                 f"task {task.name!r} has no training rows here, so no student can be trained on it"
             )
         return rows
+
+
+def missing(plan: CellPlan, reason: str) -> Cell:
+    """Return the cell of a plan that cannot be made yet, or has not been."""
+    return Cell(plan, None, None, "missing", reason)
 
 
 def state_of(record: CellRecord) -> State:
@@ -161,46 +239,9 @@ def state_of(record: CellRecord) -> State:
     return record.status
 
 
-def recorded_cells(folder: RunFolder) -> list[Cell]:
-    """Hold a run folder's own matrix against its records, without needing its data or its models.
-
-    Raises:
-        UserError: Where the folder has no matrix.
-    """
-    if not folder.matrix_file.exists():
-        raise UserError(f"{folder.path}: not a run folder (it has no matrix.yaml)")
-    matrix = load_matrix(str(folder.matrix_file))
-    records = [record for record in folder.records() if isinstance(record, CellRecord)]
-    found = {
-        _wanted(
-            record.identity.task, record.identity.method, record.identity.config, record.identity.seed
-        ): record
-        for record in records
-        if record.identity.limit == matrix.limit
-    }
-    plans = cells(matrix)
-    teachers = [replace(plan, method=TEACHER, config={}, label=TEACHER) for plan in one_each(plans)]
-    listed = []
-    for plan in [*teachers, *plans]:
-        record = found.get(_wanted(task_identity(plan.task), plan.method, plan.config, plan.seed))
-        state = state_of(record) if record else "missing"
-        reason = record.reason if record else ""
-        listed.append(Cell(plan.label, plan.task.name, plan.seed, None, record, state, reason))
-    return listed
-
-
 def task_identity(task: Task) -> dict[str, Any]:
     """Return what of a task decides a cell: wherever its rows lie, their fingerprint says which they are."""
     return task.model_dump(mode="json", exclude={"source", "directory"})
-
-
-def _wanted(task: dict[str, Any], method: str, config: dict[str, Any], seed: int) -> str:
-    return canonical_json([task, method, config, seed])
-
-
-def one_each(plans: Sequence[CellPlan]) -> list[CellPlan]:
-    """Return the first plan of each task and seed: those need a teacher."""
-    return list({(plan.task.name, plan.seed): plan for plan in reversed(plans)}.values())[::-1]
 
 
 def to_make(cells: Sequence[Cell], overwrite: Overwrite) -> list[Job]:

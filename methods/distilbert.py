@@ -48,7 +48,7 @@ class DistilBert(Method):
     summary = "every second layer; soft targets, labels, cosine of the last hidden states"
     paper = "distilbert2019"
     Config = DistilBertConfig
-    grid: ClassVar[Mapping[str, Sequence[Any]]] = {"learning_rate": [5e-5, 1e-4], "temperature": [2.0, 4.0]}
+    grid: ClassVar[Mapping[str, Sequence[Any]]] = {"temperature": [2.0, 4.0]}
 
     def supports(self, task: Task, teacher: PreTrainedModel) -> Skip | None:
         """Take any BERT."""

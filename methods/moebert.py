@@ -124,10 +124,7 @@ class MoEBert(Method):
     summary = "feed-forward layers become top-1 mixtures of experts; layer-wise distillation"
     paper = "moebert2022"
     Config = MoEBertMethodConfig
-    grid: ClassVar[Mapping[str, Sequence[Any]]] = {
-        "learning_rate": [5e-5, 1e-4],
-        "distill_weight": [1.0, 2.0, 5.0],
-    }
+    grid: ClassVar[Mapping[str, Sequence[Any]]] = {"distill_weight": [1.0, 2.0, 5.0, 3.0]}
 
     def supports(self, task: Task, teacher: PreTrainedModel) -> Skip | None:
         """Take any BERT."""

@@ -101,7 +101,7 @@ class PruneMagnitude(Method):
     summary = "global unstructured magnitude pruning on a cubic ramp, with distillation"
     paper = "movement2020"
     Config = PruneMagnitudeConfig
-    grid: ClassVar[Mapping[str, Sequence[Any]]] = {"learning_rate": [5e-5, 1e-4], "ramp_end": [0.7, 0.5]}
+    grid: ClassVar[Mapping[str, Sequence[Any]]] = {"ramp_end": [0.7, 0.5]}
 
     def supports(self, task: Task, teacher: PreTrainedModel) -> Skip | None:
         """Take any BERT."""

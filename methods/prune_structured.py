@@ -54,10 +54,7 @@ class PruneStructured(Method):
     summary = "heads and neurons of least first-order importance removed, then distilled"
     paper = "michel2019"
     Config = PruneStructuredConfig
-    grid: ClassVar[Mapping[str, Sequence[Any]]] = {
-        "learning_rate": [5e-5, 1e-4],
-        "price": ["parameters", "multiply-adds"],
-    }
+    grid: ClassVar[Mapping[str, Sequence[Any]]] = {"price": ["parameters", "multiply-adds"]}
 
     def supports(self, task: Task, teacher: PreTrainedModel) -> Skip | None:
         """Take any BERT."""

@@ -83,7 +83,9 @@ def from_records(
 ) -> Frame:
     """Lay records out as tables; with a folder, cells know the files of their predictions."""
     records = list(records)
-    cells = [record for record in records if isinstance(record, CellRecord)]
+    cells = [
+        record for record in records if isinstance(record, CellRecord) and record.identity.held_out is None
+    ]
     timings = [record for record in records if isinstance(record, LatencyRecord)]
     anatomies = [
         record for record in records if isinstance(record, AnatomyRecord) and record.status == "done"

@@ -40,6 +40,20 @@ class Budget(_Model):
     max_grad_norm: float = Field(default=1.0, gt=0)
 
 
+class HeldOut(_Model):
+    """Training rows that a tuning try is scored on; it trains on the rest and never sees the validation split.
+
+    Attributes:
+        share: Of the training rows.
+        most: At most this many rows.
+        seed: Decides which.
+    """
+
+    share: float = Field(gt=0, lt=1)
+    most: int = Field(ge=1)
+    seed: int = Field(ge=0)
+
+
 class CellIdentity(_Model):
     """Everything that decides what a cell computes; its digest is the cell's id.
 
@@ -54,6 +68,7 @@ class CellIdentity(_Model):
         budget: Training effort.
         seed: Decides data order, head initialisation and dropout.
         precision: ``fp32`` or ``bf16`` (autocast).
+        held_out: What a tuning try is scored on; None for the cells of the matrix, whose ids leave it out.
         schema_version: Of the harness that trained it.
     """
 
@@ -67,12 +82,14 @@ class CellIdentity(_Model):
     budget: Budget
     seed: int
     precision: Literal["fp32", "bf16"]
+    held_out: HeldOut | None = None
     schema_version: int = SCHEMA_VERSION
 
     @property
     def cell_id(self) -> str:
         """Digest of this identity."""
-        return digest(self.model_dump(mode="json"))
+        exclude = {"held_out"} if self.held_out is None else None
+        return digest(self.model_dump(mode="json", exclude=exclude))
 
 
 class CostRecord(_Model):
@@ -139,6 +156,47 @@ class Failure(_Model):
     row_ids: list[str] = []
 
 
+class Try(_Model):
+    """One try of equal tuning; its own record says the rest.
+
+    Attributes:
+        id: Of its record.
+        knobs: What it set.
+        score: The task's main score on the held-out rows; None where it is not done.
+    """
+
+    id: str
+    knobs: dict[str, Any]
+    status: Literal["done", "failed", "skipped"]
+    score: float | None = None
+    steps: int = 0
+    reason: str = ""
+
+
+class TuningRecord(_Model):
+    """How the knobs of a cell were chosen.
+
+    Attributes:
+        task: On whose training rows.
+        score: Name of the score that decided.
+        held_out: Which of them were held out.
+        max_steps: At most this many steps a try.
+        allowed: Tries that every method had.
+        combinations: In the method's grid; all of them are tried where there are fewer than allowed.
+        tries: In the order tried, the best guess first.
+        winner: Position of the try whose knobs the cell has.
+    """
+
+    task: str
+    score: str
+    held_out: HeldOut
+    max_steps: int | None
+    allowed: int
+    combinations: int
+    tries: list[Try]
+    winner: int
+
+
 class _Record(_Model):
     schema_version: int = SCHEMA_VERSION
     id: str
@@ -160,6 +218,7 @@ class CellRecord(_Record):
         scores: Split -> score -> value in [0, 1] (correlations in [-1, 1]).
         rows: Role of the split -> rows used.
         weights_sha256: Of the finalized checkpoint.
+        tuning: How its knobs were chosen; None where the matrix says them all.
     """
 
     kind: Literal["cell"] = "cell"
@@ -177,6 +236,7 @@ class CellRecord(_Record):
     cost: CostRecord | None = None
     training: TrainingRecord | None = None
     weights_sha256: str = ""
+    tuning: TuningRecord | None = None
 
     @property
     def task(self) -> str:

@@ -118,6 +118,18 @@ class RunFolder:
         except Timeout:
             raise RunFolderError(f"{self.path}: another run is working in this folder; wait for it") from None
 
+    def set_superseded_aside(self, cell_ids: Iterable[str]) -> None:
+        """Move the records of cells that a later tuning replaced, and of their timings, to ``superseded/``."""
+        gone = set(cell_ids)
+        for record in self.records() if gone else []:
+            cells = {record.id}
+            if not isinstance(record, CellRecord):
+                cells |= {record.cell_id, getattr(record, "baseline_id", "")}
+            if cells & gone:
+                aside = self.path / "superseded" / f"{record.id}.json"
+                aside.parent.mkdir(exist_ok=True)
+                self.record_file(record.id).replace(aside)
+
     def _files(self) -> list[Path]:
         return sorted((self.path / "records").glob("*.json"))
 
@@ -196,6 +208,7 @@ def _refuse_two_teachers(records: Iterable[AnyRecord]) -> None:
         if (
             not isinstance(record, CellRecord)
             or record.identity.method != "teacher"
+            or record.identity.held_out is not None
             or record.status != "done"
         ):
             continue

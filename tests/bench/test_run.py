@@ -12,8 +12,8 @@ import yaml
 
 from bench.events import Event
 from bench.matrix import load_matrix
+from bench.recorded import recorded_cells
 from bench.run import run
-from bench.survey import recorded_cells
 from results.record import CellRecord
 from results.store import RunFolder
 
