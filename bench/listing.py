@@ -154,10 +154,12 @@ def _describe_run(folder: Path, record_id: str | None) -> RenderableType:
 
 def _describe_method(name: str) -> RenderableType:
     method = methods.get(name)
+    tried = {key: ", ".join(map(str, values)) for key, values in method.grid.items()}
     knobs = [
         (key, _type_name(field.annotation), str(field.default), tried.pop(key, ""), field.description or "")
         for key, field in method.Config.model_fields.items()
     ]
+    knobs += [(key, "", "", values, "of the harness") for key, values in tried.items()]
     title = f"{method.name}: {method.summary} [{method.paper}]"
     return _table(("knob", "type", "default", "tuning tries", "meaning"), knobs, title=title)
 
@@ -182,13 +184,11 @@ def _describe_preset(name: str) -> RenderableType:
 
 def _describe_task(text: str) -> RenderableType:
     """Show a task's data and, where its rows are here, how long they are and what padding they cost."""
-    tried = {key: ", ".join(map(str, values)) for key, values in method.grid.items()}
     from bench.matrix import Choice, parse_choice
     from bench.plans import find_task
     from bench.tasks import catalog
 
     ((name, options),) = parse_choice(text).items()
-    knobs += [(key, "", "", values, "of the harness") for key, values in tried.items()]
     task = find_task(Choice(name=name, options=options))
     document = task.model_dump(mode="json", exclude_defaults=True) | {"here": catalog.availability(task)}
     if not document["here"].startswith("not here"):
