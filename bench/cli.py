@@ -103,11 +103,13 @@ def run(
 
 @app.command()
 def ls(
-    what: Annotated[Literal["methods", "tasks", "presets", "cells", "published"], typer.Argument()],
+    what: Annotated[
+        Literal["methods", "tasks", "runtimes", "presets", "cells", "published"], typer.Argument()
+    ],
     run: Annotated[Path | None, typer.Argument(help="Run folder, for cells.")] = None,
     search: Annotated[str, typer.Option(help="Only lines that contain this text.")] = "",
 ) -> None:
-    """List methods, tasks, presets, the cells of a run, or published numbers."""
+    """List methods, tasks, runtimes, presets, the cells of a run, or published numbers."""
     from bench import listing
 
     out_console.print(listing.table(what, run, search))

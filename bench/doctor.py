@@ -14,6 +14,7 @@ from typing import Literal
 import psutil
 
 from bench import assets
+from bench.latency.runtimes import availability
 from bench.registry import methods, runtimes, tasks
 from results import environment
 
@@ -53,8 +54,11 @@ def findings() -> Iterator[Finding]:
             yield Finding("bad", f"{name} is not installed; `pip install moebert-bench` brings it")
     yield from _caches()
     yield _network()
-    for registry in (methods, tasks, runtimes):
+    for registry in (methods, tasks):
         yield Finding("ok", f"{registry.kind}s: {', '.join(registry.names())}")
+    for name in runtimes.names():
+        where = availability(name)
+        yield Finding("note" if where.startswith("not here") else "ok", f"runtime {name}: {where}")
 
 
 def _cores(here: environment.Environment) -> Finding:

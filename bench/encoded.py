@@ -76,11 +76,25 @@ class Encoded:
         Raises:
             ValueError: If a feature is longer than ``length``.
         """
+        return self.gather(self.send(indices, length), length)
+
+    def send(self, indices: NDArray[np.int64], length: int) -> Tensor:
+        """Copy the numbers of features to the device without waiting for it, ``[batch]``.
+
+        Raises:
+            ValueError: If one of them is longer than ``length``.
+        """
         longest = int(self.lengths[indices].max())
         if longest > length:
             raise ValueError(f"a feature of {longest} tokens does not fit a batch of length {length}")
+        chosen, device = torch.from_numpy(indices), self.tensors["starts"].device
+        return (
+            chosen.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else chosen.to(device)
+        )
+
+    def gather(self, chosen: Tensor, length: int) -> dict[str, Tensor]:
+        """Do what ``batch`` does with numbers ``[batch]`` on the device, as a pure tensor function."""
         tokens, starts, sizes = (self.tensors[name] for name in ("input_ids", "starts", "sizes"))
-        chosen = _send(indices, tokens.device)
         columns = torch.arange(length, device=tokens.device)
         real = columns < sizes[chosen, None]
         positions = (starts[chosen, None] + columns).clamp_(max=len(tokens) - 1)
@@ -90,9 +104,3 @@ class Encoded:
             "token_type_ids": self.tensors["token_type_ids"][positions].long().masked_fill_(~real, 0),
         }
         return batch | {name: self.tensors[name][chosen] for name in TARGETS if name in self.tensors}
-
-
-def _send(indices: NDArray[np.int64], device: torch.device) -> Tensor:
-    """Copy indices to the device without waiting for it."""
-    chosen = torch.from_numpy(indices)
-    return chosen.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else chosen.to(device)

@@ -13,7 +13,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from bench.errors import UserError, unknown
-from bench.registry import distribution_of, methods, tasks
+from bench.registry import distribution_of, methods, runtimes, tasks
 
 if TYPE_CHECKING:
     from bench.survey import Cell
@@ -23,10 +23,11 @@ Listing = tuple[Sequence[str], Sequence[Sequence[str]]]  # names of the columns,
 
 
 def table(what: str, run: Path | None, search: str) -> RenderableType:
-    """List methods, tasks, presets, the cells of a run, or published numbers."""
+    """List methods, tasks, runtimes, presets, the cells of a run, or published numbers."""
     listings: Mapping[str, Callable[[], Listing]] = {
         "methods": _methods,
         "tasks": _tasks,
+        "runtimes": _runtimes,
         "presets": _presets,
         "published": _published,
     }
@@ -111,6 +112,15 @@ def _tasks() -> Listing:
     found = [catalog.find(name) for name in catalog.names()]
     rows = [(task.name, task.summary, task.main_score, catalog.availability(task)) for task in found]
     return ("task", "summary", "main score", "here"), rows
+
+
+def _runtimes() -> Listing:
+    from bench.latency.runtimes import availability
+
+    rows = [
+        (name, runtimes.literals(name).get("summary", ""), availability(name)) for name in runtimes.names()
+    ]
+    return ("runtime", "summary", "here"), rows
 
 
 def _presets() -> Listing:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, nullcontext
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import torch
 from torch import Tensor, nn
@@ -25,6 +25,9 @@ log = logging.getLogger(__name__)
 class EagerStep:
     """Minimise an objective batch by batch, in plain eager mode.
 
+    Attributes:
+        execution: How most steps were taken, as the record names it.
+
     Args:
         objective: Gives the terms.
         parameters: Named parameters to train.
@@ -33,6 +36,8 @@ class EagerStep:
         precision: ``bf16`` runs the forward pass under autocast.
         micro_batch_size: Rows of one forward pass; halved whenever memory runs out, the batch stays whole.
     """
+
+    execution: Literal["eager", "captured"] = "eager"
 
     def __init__(
         self,
@@ -52,7 +57,10 @@ class EagerStep:
         self.device = self.parameters[0].device
         self.learning_rate = torch.zeros((), device=self.device)
         self.optimizer = torch.optim.AdamW(
-            decay_groups(parameters, budget.weight_decay), lr=self.learning_rate, fused=True
+            decay_groups(parameters, budget.weight_decay),
+            lr=self.learning_rate,
+            fused=True,
+            capturable=self.device.type == "cuda",
         )
 
     def __call__(self, batch: Batch) -> dict[str, Tensor]:
@@ -61,9 +69,10 @@ class EagerStep:
         Raises:
             torch.OutOfMemoryError: Where one row alone does not fit.
         """
+        chosen = self.rows.send(batch.indices, batch.length)
         while True:
             try:
-                values = self._gradients(batch)
+                values = self._gradients(chosen, batch.length)
                 break
             except torch.OutOfMemoryError:
                 self.optimizer.zero_grad(set_to_none=True)
@@ -71,25 +80,32 @@ class EagerStep:
                     raise
                 self.micro_batch_size = (self.micro_batch_size + 1) // 2
                 log.warning("out of memory: going on with %d rows a forward pass", self.micro_batch_size)
-        nn.utils.clip_grad_norm_(self.parameters, self.max_grad_norm)
-        self.optimizer.step()
-        self.optimizer.zero_grad(set_to_none=True)
+        self._update()
         return values
 
-    def _gradients(self, batch: Batch) -> dict[str, Tensor]:
+    def refresh(self) -> None:
+        """Let the objective do what it does between steps."""
+        self.objective.refresh()
+
+    def _gradients(self, chosen: Tensor, length: int) -> dict[str, Tensor]:
         """Accumulate gradients of the mean over the batch's rows, a micro-batch at a time."""
         total: dict[str, Tensor] = {}
-        for start in range(0, len(batch.indices), self.micro_batch_size):
-            indices = batch.indices[start : start + self.micro_batch_size]
-            share = len(indices) / len(batch.indices)
+        for indices in chosen.split(self.micro_batch_size):
+            share = len(indices) / len(chosen)
             with self._autocast():
-                terms = self.objective(self.rows.batch(indices, batch.length))
+                terms = self.objective(self.rows.gather(indices, length))
             values = weighted(terms, self.objective)
             (values[LOSS] * share).backward()
             for name, value in values.items():
                 part = value.detach() * share
                 total[name] = total[name] + part if name in total else part
         return total
+
+    def _update(self) -> None:
+        """Clip the gradients, move the parameters, and drop the gradients."""
+        nn.utils.clip_grad_norm_(self.parameters, self.max_grad_norm)
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
 
     def _autocast(self) -> AbstractContextManager[object]:
         if self.precision == "bf16":

@@ -2,11 +2,13 @@
 
 A step is: draw a batch from the order that (task, seed) alone decides, compute the objective's terms, minimise their
 weighted sum. Stages share one budget of steps and one stream of batches; each has a fresh optimiser and schedule
-(linear warm-up, linear decay to zero). Nothing here names a method.
+(linear warm-up, linear decay to zero). On a GPU each length of batch has its step as a CUDA graph. Nothing here names a
+method.
 """
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import time
 from collections.abc import Callable, Sequence
@@ -18,6 +20,7 @@ import torch
 from torch import Tensor
 
 from bench.batching import Batch, training_batches
+from bench.captured import CapturedStep
 from bench.checkpointing import Checkpointer, Progress, restore_training_state, training_state
 from bench.errors import UserError
 from bench.memory import peak_memory_bytes, reset_peak_memory
@@ -154,7 +157,7 @@ def train(
         seconds=loop.progress.seconds,
         peak_memory_bytes=peak_memory_bytes(settings.device),
         micro_batch_size=loop.progress.micro_batch_size,
-        execution="eager",
+        execution="captured" if loop.executions == {"captured"} else "eager",
         stages=loop.progress.stages,
     )
 
@@ -183,6 +186,7 @@ class _Loop:
         self.plan = split_steps(self.total, [stage.share for stage in stages])
         self.batch_size = min(settings.budget.batch_size, len(rows.lengths))
         self.progress = Progress(micro_batch_size=self.batch_size)
+        self.executions: set[str] = set()  # of the stages
         self.meter = _Meter()
         self.unchecked: list[tuple[int, Batch, Tensor]] = []  # steps whose loss nobody has looked at yet
         self.clock = time.perf_counter()
@@ -206,11 +210,16 @@ class _Loop:
                 if self.checkpointer and self.checkpointer.due():
                     self._save(self.checkpointer, step)
             self.progress.stage_step = 0
+            self.executions.add(step.execution)
 
     def _begin(self, stage: Stage, index: int, saved: dict[str, Tensor] | None) -> EagerStep:
         """Make the stage's optimiser; put a killed training's state back where there is one."""
         objective = stage.objective.to(self.settings.device)
-        step = EagerStep(
+        make: Callable[..., EagerStep] = EagerStep
+        if self.settings.device.type == "cuda":
+            models = [model for model in (self.student, self.teacher) if model is not None]
+            make = functools.partial(CapturedStep, models)
+        step = make(
             objective,
             trained_parameters(self.student, objective, self.teacher),
             self.rows,
@@ -243,7 +252,7 @@ class _Loop:
             self.settings.budget.learning_rate * schedule(done, steps, self.settings.budget.warmup)
         )
         if done % max(1, steps // REFRESHES) == 0:
-            objective.refresh()
+            step.refresh()
             self._set_modes(objective)
         values = step(batch)
         self.meter.add(values)

@@ -48,7 +48,7 @@ class TimingRequest:
         repeats: Fresh processes.
         warmup: Rounds in each of them that are kept and not counted.
         rounds: Rounds that are counted; a round calls the baseline and a candidate once, for every candidate.
-        memory: Whether to read peak memory too, in one more process for every model.
+        memory: Whether to read peak memory and energy too, in one more process for every model.
         known: (candidate, workload) pairs that need no timing any more.
     """
 
@@ -177,36 +177,34 @@ def _time_once(
 
 
 def _add_memory(request: TimingRequest, found: dict[tuple[str, str], _Found], folder: Path) -> None:
-    """Note peak memory in the first repeat of every point that was timed."""
+    """Note peak memory and energy in the first repeat of every point that was timed."""
     timed = {point: seen for point, seen in found.items() if seen.repeats}
     ascending = sorted(
         request.batches, key=lambda name: max(b["input_ids"].numel() for b in request.batches[name])
     )
     workloads = tuple(name for name in ascending if any(name == workload for _, workload in timed))
-    baseline = _peaks(request, request.baseline, workloads, folder) if workloads else {}
+    baseline = _weigh(request, request.baseline, workloads, folder) if workloads else Answer()
     for model in request.candidates:
         own = tuple(name for name in workloads if (model.id, name) in timed)
         same = model == request.baseline
-        peaks = baseline if same or not own else _peaks(request, model, own, folder)
+        candidate = baseline if same or not own else _weigh(request, model, own, folder)
         for workload in own:
             repeats = timed[model.id, workload].repeats
             repeats[0] = repeats[0].model_copy(
                 update={
-                    "baseline_peak_memory_bytes": baseline.get(workload),
-                    "candidate_peak_memory_bytes": peaks.get(workload),
+                    "baseline_peak_memory_bytes": baseline.peak_memory_bytes.get(workload),
+                    "candidate_peak_memory_bytes": candidate.peak_memory_bytes.get(workload),
+                    "baseline_energy_mj": baseline.energy_mj.get(workload),
+                    "candidate_energy_mj": candidate.energy_mj.get(workload),
                 }
             )
 
 
-def _peaks(
-    request: TimingRequest, model: TimedModel, workloads: tuple[str, ...], folder: Path
-) -> dict[str, int]:
+def _weigh(request: TimingRequest, model: TimedModel, workloads: tuple[str, ...], folder: Path) -> Answer:
     try:
-        return _ask(MemoryJob(request.setting, model, workloads), folder).peak_memory_bytes
-    except (
-        _DeathError
-    ):  # what could be timed can still be too large to be weighed: then nothing is known of it
-        return {}
+        return _ask(MemoryJob(request.setting, model, workloads), folder)
+    except _DeathError:  # what could be timed can still be too large to be weighed: then nothing is known
+        return Answer()
 
 
 class _DeathError(Exception):

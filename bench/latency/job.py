@@ -78,7 +78,7 @@ class TimeJob:
 
 @dataclass(frozen=True)
 class MemoryJob:
-    """Read the peak memory of one model on each workload, in a process that holds no other model.
+    """Read the peak memory and the energy of one model on each workload, in a process that holds no other model.
 
     Attributes:
         workloads: Small ones first: then a peak owes nothing to what ran before it.
@@ -115,10 +115,12 @@ class Answer:
     Attributes:
         samples: Of a TimeJob, one a point.
         peak_memory_bytes: Of a MemoryJob, by workload; a workload that cannot be run is missing.
+        energy_mj: Of a MemoryJob, of one call, by workload; missing where nothing counts it.
     """
 
     samples: tuple[Sample, ...] = ()
     peak_memory_bytes: dict[str, int] = field(default_factory=dict)
+    energy_mj: dict[str, float] = field(default_factory=dict)
 
 
 JOB: TypeAdapter[TimeJob | MemoryJob] = TypeAdapter(TimeJob | MemoryJob)

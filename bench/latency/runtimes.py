@@ -1,21 +1,31 @@
-"""How a model is executed while it is timed: eager here; captured and compiled runtimes join by entry point."""
+"""How a model is executed while it is timed: as it is, as a CUDA graph, compiled; others join by entry point.
+
+All runtimes are given the same inputs, and all models alike: without an attention mask where a workload has no padding.
+A mask of ones says nothing, but transformers must look into it on the host, which a captured or compiled model cannot,
+and then attends by a slow path.
+"""
 
 from __future__ import annotations
 
+import inspect
+import os
+import shutil
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
+from importlib.util import find_spec
 from typing import TYPE_CHECKING, ClassVar
 
 import torch
 from torch import Tensor
 
 from bench.data import model_inputs
+from bench.graphs import Recorder, Recording
+from bench.method import Skip
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-    from bench.method import Skip
-
+Inputs = dict[str, Tensor]
 Run = Callable[[int], object]
 
 
@@ -43,7 +53,8 @@ class Runtime(ABC):
             batches: ``[batch, length]`` inputs on the model's device.
 
         Returns:
-            A function from the number of a batch to the model's output. It may return before the device has finished.
+            A function from the number of a batch to the model's output, which is valid until the next call. It may
+            return before the device has finished.
         """
 
 
@@ -55,10 +66,112 @@ class Eager(Runtime):
 
     def prepare(self, model: PreTrainedModel, batches: Sequence[dict[str, Tensor]]) -> Run:
         """Return a call without autograd."""
-        inputs = [model_inputs(model, batch) for batch in batches]
+        return _direct(model, timed_inputs(model, batches))
 
-        @torch.inference_mode()
-        def run(index: int) -> object:
-            return model(**inputs[index])
 
+class CudaGraph(Runtime):
+    """Capture the forward pass once for each shape, then replay it; the inputs are copied in by each call."""
+
+    name = "cuda-graph"
+    summary = "the model's own kernels, launched at once as a CUDA graph"
+
+    def supports(self, device: torch.device) -> Skip | None:
+        """Ask for a GPU."""
+        return None if device.type == "cuda" else Skip(f"CUDA graphs need a CUDA device, this is {device}")
+
+    def prepare(self, model: PreTrainedModel, batches: Sequence[dict[str, Tensor]]) -> Run:
+        """Capture a graph for each shape."""
+        return _captured(model, timed_inputs(model, batches))
+
+
+class Compiled(Runtime):
+    """Compile the forward pass once for each shape; on a GPU the kernels are captured in a CUDA graph too."""
+
+    name = "compiled"
+    summary = "kernels fused by torch.compile; on a GPU launched as a CUDA graph"
+
+    def supports(self, device: torch.device) -> Skip | None:
+        """Ask for what the generated code is built with."""
+        compiler = os.environ.get("CC" if device.type == "cuda" else "CXX")
+        candidates = (
+            [compiler] if compiler else ["gcc", "cc"] if device.type == "cuda" else ["g++", "clang++"]
+        )
+        if not any(shutil.which(candidate) for candidate in candidates):
+            return Skip(f"torch.compile needs a compiler on the path: {' or '.join(candidates)}")
+        if device.type == "cuda" and find_spec("triton") is None:
+            return Skip("torch.compile needs Triton on a CUDA device")
+        return None
+
+    def prepare(self, model: PreTrainedModel, batches: Sequence[dict[str, Tensor]]) -> Run:
+        """Compile for each shape, whatever number of models and shapes went before."""
+        from torch._dynamo import config as dynamo
+
+        inputs = timed_inputs(model, batches)
+        with dynamo.patch(
+            recompile_limit=1024, accumulated_recompile_limit=1024, fail_on_recompile_limit_hit=True
+        ):
+            compiled = torch.compile(model, dynamic=False)
+            if model.device.type == "cuda":
+                return _captured(compiled, inputs)
+            run = _direct(compiled, inputs)
+            for index in range(len(inputs)):
+                run(index)
         return run
+
+
+def availability(name: str) -> str:
+    """Say where a registered runtime can be used on this machine: ``cpu``, ``cuda``, or why nowhere."""
+    from bench.registry import runtimes
+
+    runtime = runtimes.get(name)()
+    devices = [torch.device("cpu"), *([torch.device("cuda")] if torch.cuda.is_available() else [])]
+    skips = {device.type: runtime.supports(device) for device in devices}
+    usable = [device for device, skip in skips.items() if skip is None]
+    reasons = [skip.reason for skip in skips.values() if skip is not None]
+    return ", ".join(usable) or f"not here: {reasons[-1]}"
+
+
+def timed_inputs(model: PreTrainedModel, batches: Sequence[dict[str, Tensor]]) -> list[Inputs]:
+    """Choose what of each batch a model is given: no mask where no batch has padding and the model needs none."""
+    inputs = [model_inputs(model, batch) for batch in batches]
+    mask = inspect.signature(model.forward).parameters.get("attention_mask")
+    if mask is None or mask.default is mask.empty:
+        return inputs
+    if not all(batch["attention_mask"].all() for batch in inputs if "attention_mask" in batch):
+        return inputs
+    return [{name: batch[name] for name in batch if name != "attention_mask"} for batch in inputs]
+
+
+def _direct(model: Callable[..., object], inputs: Sequence[Inputs]) -> Run:
+    @torch.inference_mode()
+    def run(index: int) -> object:
+        return model(**inputs[index])
+
+    return run
+
+
+def _captured(model: Callable[..., object], inputs: Sequence[Inputs]) -> Run:
+    """Return a call that copies the inputs of a batch, all at once, and replays the graph of their shape."""
+    packed = [torch.stack(list(batch.values())) for batch in inputs]
+    recorder = Recorder(packed[0].device)
+    graphs: dict[torch.Size, tuple[Tensor, Recording[object]]] = {}
+    for batch, values in zip(inputs, packed, strict=True):
+        if values.shape not in graphs:
+            held = values.clone()
+            graphs[values.shape] = held, _record(model, dict(zip(batch, held, strict=True)), recorder)
+
+    def run(index: int) -> object:
+        held, recording = graphs[packed[index].shape]
+        held.copy_(packed[index])
+        return recording.replay()
+
+    return run
+
+
+def _record(model: Callable[..., object], inputs: Inputs, recorder: Recorder) -> Recording[object]:
+    @torch.inference_mode()
+    def call() -> object:
+        return model(**inputs)
+
+    recorder.warm_up(call)
+    return recorder.capture(call)

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 import psutil
 import torch
 
+from bench.latency.energy import energy_mj
 from bench.latency.interleave import describe, interleave, stopwatch_for
 from bench.latency.job import ANSWER, JOB, TEACHER, Answer, MemoryJob, Sample, TimeJob, read_batches
 from bench.latency.workloads import Inputs, Workload
@@ -188,22 +189,26 @@ def _weigh(job: MemoryJob, batches: dict[str, list[Inputs]]) -> Answer:
     device = torch.device(job.setting.device)
     runtime = runtimes.get(job.setting.runtime)()
     loaded = _load(job.model, job.setting)
-    peaks = {}
+    peaks, energies = {}, {}
     for workload in job.workloads:
+        if device.type == "cuda":
+            reset_peak_memory(device)  # a graph's memory is taken while it is captured
         run = _prepare(loaded, runtime, Workload.parse(workload), batches[workload])
         if isinstance(run, _Excuse):
             continue
         gc.collect()
-        reset_peak_memory(device)
-        if (
-            device.type == "cpu"
-            and peak_memory_bytes(device) > FORGOTTEN * psutil.Process().memory_info().rss
-        ):
-            continue  # the system did not forget the peak of the loading: then nothing true can be said
+        if device.type == "cpu":
+            reset_peak_memory(device)
+            if peak_memory_bytes(device) > FORGOTTEN * psutil.Process().memory_info().rss:
+                continue  # the system did not forget the peak of the loading: then nothing true can be said
         for index in range(len(batches[workload])):
             run(index)
         peaks[workload] = peak_memory_bytes(device)
-    return Answer(peak_memory_bytes=peaks)
+        energy = energy_mj(device, run, len(batches[workload]))
+        if energy is not None:
+            energies[workload] = energy
+        del run  # and with it what a graph holds
+    return Answer(peak_memory_bytes=peaks, energy_mj=energies)
 
 
 if __name__ == "__main__":

@@ -220,9 +220,18 @@ def test_cp_copies_a_preset_once(moebench, tmp_path, monkeypatch):
     assert "there already" in stderr
 
 
+def test_runtimes_are_listed_with_where_they_can_be_used(moebench):
+    code, stdout, _ = moebench("ls", "runtimes")
+    assert code == 0
+    lines = {line.split()[0]: line for line in stdout.splitlines() if line.strip()}
+    assert "cpu" in lines["eager"]
+    assert "launched at once as a CUDA graph" in lines["cuda-graph"]
+
+
 def test_doctor_says_what_is_here(moebench):
     code, stdout, _ = moebench("doctor")
     assert code == 0
+    assert "runtime eager: cpu" in stdout
     assert "torch" in stdout
     assert "finetune" in stdout
 

@@ -228,3 +228,24 @@ def test_a_process_without_an_answer_is_quoted(
     assert timing.status == "failed"
     assert timing.reason.startswith(reason)
     assert len(timing.reason.splitlines()) <= clock.STDERR_LINES
+
+
+def test_a_runtime_that_cannot_run_here_skips_its_points_and_says_why(request_for: Any, jobs: Any) -> None:
+    request = request_for("teacher", "twice")
+    points = dict(time_grid(request, ["cuda-graph", "eager"]))
+    assert {point.runtime: timing.status for point, timing in points.items()} == {
+        "cuda-graph": "skipped",
+        "eager": "done",
+    }
+    skipped = [timing for point, timing in points.items() if point.runtime == "cuda-graph"]
+    assert len(skipped) == 4
+    assert all("CUDA graphs need a CUDA device" in timing.reason for timing in skipped)
+
+
+def test_energy_stands_beside_peak_memory(
+    request_for: Any, jobs: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(worker, "energy_mj", lambda device, run, batches: float(batches))
+    (repeat, *others) = time_cells(request_for("teacher", memory=True))["teacher", "1x8"].repeats
+    assert (repeat.baseline_energy_mj, repeat.candidate_energy_mj) == (2.0, 2.0)
+    assert all(other.candidate_energy_mj is None for other in others)
