@@ -32,17 +32,23 @@ def cards(frame: Frame) -> list[Card]:
     """Draw a card for every method, in the order of the main table."""
     groups = dict(tuple(frame.cells.groupby("label")))
     return [
-        _card(label, groups[label], frame.latency[frame.latency["label"] == label]) for label in labels(frame)
+        _card(label, groups[label], _of(frame.tries, label), _of(frame.latency, label))
+        for label in labels(frame)
     ]
 
 
-def _card(label: str, cells: pd.DataFrame, timings: pd.DataFrame) -> Card:
+def _of(table: pd.DataFrame, label: str) -> pd.DataFrame:
+    return table[table["label"] == label]
+
+
+def _card(label: str, cells: pd.DataFrame, tries: pd.DataFrame, timings: pd.DataFrame) -> Card:
     done = cells[cells["status"] == "done"]
     facts = [
         ("method", ", ".join(sorted(cells["method"].unique()))),
         ("paper", ", ".join(sorted(set(cells["paper"]) - {""})) or "none"),
         ("configuration", _settings(cells["config"])),
         ("budget", _settings(cells["budget"])),
+        *_tuning(tries),
         ("tasks", ", ".join(sorted(cells["task"].unique()))),
         ("seeds", ", ".join(str(seed) for seed in sorted(cells["seed"].unique()))),
         (
@@ -68,6 +74,27 @@ def _card(label: str, cells: pd.DataFrame, timings: pd.DataFrame) -> Card:
         [*_unfinished(cells, ""), *_unfinished(timings, "timing "), *_warnings(cells, timings)],
         list(cells["cell_id"]),
     )
+
+
+def _tuning(tries: pd.DataFrame) -> list[tuple[str, str]]:
+    """Say how much tuning the method had, and what came of each try."""
+    facts = []
+    for task, group in tries.groupby("task", sort=False):
+        first = group.iloc[0]
+        bound = "" if pd.isna(first["max_steps"]) else f", at most {first['max_steps']:.0f} steps each"
+        budget = f"{len(group)} of {first['allowed']} tries, {first['combinations']} combinations in the grid{bound}"
+        measure = f"{first['score']} on rows held out from train: {first['rows']}"
+        facts.append((f"tuning on {task}", f"{budget}; {measure}"))
+        facts += [(f"try {one['number']} on {task}", _outcome(one)) for _, one in group.iterrows()]
+    return facts
+
+
+def _outcome(one: pd.Series) -> str:
+    knobs = _settings(pd.Series([one["knobs"]])).replace("none", "the matrix's own knobs")
+    if one["status"] != "done":
+        return f"{knobs}: {one['status']}, {one['reason']}"
+    won = ", chosen" if one["won"] else ""
+    return f"{knobs}: {one['score']} {one['value']:.4f} after {one['steps']} steps{won}"
 
 
 def _settings(documents: pd.Series) -> str:

@@ -49,6 +49,22 @@ SCORES = {
     "score": "name of the score",
     "value": "in [0, 1]; correlations in [-1, 1]",
 }
+TRIES = {
+    "label": "what tables call the method",
+    "task": "on whose training rows",
+    "score": "name of the score that decided",
+    "number": "of the try, from 1; the best guess first",
+    "allowed": "tries that every method had",
+    "combinations": "in the method's grid",
+    "rows": "which training rows were held out",
+    "max_steps": "bound on the steps of a try, NaN without one",
+    "knobs": "what it set, as canonical JSON",
+    "status": "done, failed or skipped",
+    "value": "the score on the held-out rows, NaN where it is not done",
+    "steps": "of training",
+    "won": "whether the cells have its knobs",
+    "reason": "why it was skipped or failed",
+}
 LATENCY = {
     "latency_id": "identity of the timing",
     "cell_id": "the candidate's cell",

@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from results.columns import ANATOMY, CELLS, CURVES, ENVIRONMENTS, LATENCY, SCORES
+from results.columns import ANATOMY, CELLS, CURVES, ENVIRONMENTS, LATENCY, SCORES, TRIES
 from results.record import AnatomyRecord, CellRecord, LatencyRecord
-from results.rows import cell_row, curve_rows, environment_row, latency_row, score_rows, task_label
+from results.rows import cell_row, curve_rows, environment_row, latency_row, score_rows, task_label, try_rows
 from results.store import AnyRecord, RunFolder
 
 if TYPE_CHECKING:
@@ -35,6 +35,7 @@ class Frame:
 
     cells: pd.DataFrame
     scores: pd.DataFrame
+    tries: pd.DataFrame
     latency: pd.DataFrame
     curves: pd.DataFrame
     environments: pd.DataFrame
@@ -54,6 +55,7 @@ class Frame:
 _TABLES = {
     "cells": CELLS,
     "scores": SCORES,
+    "tries": TRIES,
     "latency": LATENCY,
     "curves": CURVES,
     "environments": ENVIRONMENTS,
@@ -94,6 +96,9 @@ def from_records(
     return Frame(
         cells=_table(CELLS, [cell_row(cell, folder) for cell in cells], sort=["task", "label", "seed"]),
         scores=_table(SCORES, [row for cell in cells for row in score_rows(cell)]),
+        tries=_table(TRIES, [row for cell in cells for row in try_rows(cell)]).drop_duplicates(
+            ignore_index=True
+        ),
         latency=_table(
             LATENCY,
             [latency_row(timing, tasks.get(timing.cell_id, timing.task)) for timing in timings],

@@ -83,6 +83,30 @@ def score_rows(cell: CellRecord) -> Iterable[dict[str, Any]]:
             yield {"cell_id": cell.id, "split": split, "score": score, "value": value}
 
 
+def try_rows(cell: CellRecord) -> Iterable[dict[str, Any]]:
+    """Lay out the tries that a cell's knobs were chosen by."""
+    if cell.tuning is None:
+        return
+    tuning, held_out = cell.tuning, cell.tuning.held_out
+    for number, one in enumerate(tuning.tries):
+        yield {
+            "label": cell.label,
+            "task": tuning.task,
+            "score": tuning.score,
+            "number": number + 1,
+            "allowed": tuning.allowed,
+            "combinations": tuning.combinations,
+            "rows": f"{held_out.share:.0%} of the training rows, at most {held_out.most:,}, seed {held_out.seed}",
+            "max_steps": math.nan if tuning.max_steps is None else tuning.max_steps,
+            "knobs": canonical_json(one.knobs),
+            "status": one.status,
+            "value": math.nan if one.score is None else one.score,
+            "steps": one.steps,
+            "won": number == tuning.winner,
+            "reason": one.reason,
+        }
+
+
 def latency_row(timing: LatencyRecord, task: str) -> dict[str, Any]:
     """Lay out a timing with its statistics."""
     row: dict[str, Any] = {

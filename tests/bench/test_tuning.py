@@ -241,3 +241,24 @@ def test_records_from_before_tuning_are_read_and_keep_their_ids():
             assert record.tuning is None
             read += 1
     assert read
+
+
+def test_the_card_of_a_method_shows_budget_tries_and_winner(tiny_matrix, tmp_path):
+    from reports.cards import cards
+
+    run(
+        load_matrix(str(with_keys(tiny_matrix, methods=["finetune"], seeds=[0, 1], tuning=TUNING))),
+        tmp_path / "run",
+    )
+    (student,) = [record.tuning for record in cells_of(tmp_path / "run")[0] if record.label == "finetune"][:1]
+    for card in cards(load(tmp_path / "run")):
+        facts = dict(card.facts)
+        assert facts["tuning on tiny"] == (
+            "2 of 2 tries, 2 combinations in the grid, at most 6 steps each; accuracy on rows held out from train: "
+            "25% of the training rows, at most 5,000, seed 0"
+        )
+        assert ["chosen" in facts[f"try {number} on tiny"] for number in (1, 2)].count(True) == 1
+        if card.label == "finetune":
+            for number, one in enumerate(student.tries, start=1):
+                said = f"learning_rate={one.knobs['learning_rate']}: accuracy {one.score:.4f} after 6 steps"
+                assert facts[f"try {number} on tiny"].startswith(said)
