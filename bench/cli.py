@@ -6,6 +6,7 @@ import json
 import logging
 import shutil
 import sys
+import webbrowser
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -38,7 +39,7 @@ def main() -> None:
     except (UserError, RunFolderError) as error:
         _fail(str(error))
     except OSError as error:
-        _fail(f"{error.filename or 'input or output'}: {error.strerror or error}")
+        _fail(f"{error.filename}: {error.strerror}" if error.filename else str(error))
     except KeyboardInterrupt:
         error_console.print("interrupted; the same command goes on where it stopped")
         sys.exit(130)
@@ -64,6 +65,12 @@ def run(
         typer.Option(help="What is made again besides what is missing; each includes the ones before it."),
     ] = "failed",
     no_latency: Annotated[bool, typer.Option("--no-latency", help="Train and evaluate only.")] = False,
+    runtime: Annotated[
+        list[str] | None, typer.Option(help="How models are timed: `moebench ls runtimes`.")
+    ] = None,
+    dtype: Annotated[
+        Literal["fp32", "bf16", "fp16"] | None, typer.Option(help="In which they are timed.")
+    ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the cells and an estimate.")] = False,
 ) -> None:
     """Run a matrix; run again, it goes on with what is missing or failed."""
@@ -82,6 +89,9 @@ def run(
         chosen = chosen.model_copy(update={"executor": chosen.executor.model_copy(update={"name": executor})})
     if no_latency:
         chosen = chosen.model_copy(update={"latency": None})
+    timing = {key: value for key, value in {"runtimes": runtime, "dtype": dtype}.items() if value}
+    if timing and chosen.latency:
+        chosen = chosen.model_copy(update={"latency": chosen.latency.model_copy(update=timing)})
     folder = out or Path("runs") / chosen.name
     if dry_run:
         _dry_run(chosen, folder, overwrite)
@@ -128,10 +138,93 @@ def show(
 
 @app.command()
 def report(
-    run: RunOption, out: Annotated[Path | None, typer.Option(help="Default: RUN/report.")] = None
+    run: RunOption,
+    out: Annotated[Path | None, typer.Option(help="Default: RUN/report.")] = None,
+    open_page: Annotated[bool, typer.Option("--open", help="Show the page in a browser.")] = False,
 ) -> None:
     """Write Markdown, CSV, LaTeX and one HTML page from a run's records."""
-    _write_report(run, out or run / "report", run.resolve().name)
+    page = _write_report(run, out or run / "report", run.resolve().name)
+    if open_page and not webbrowser.open(page.resolve().as_uri()):
+        raise UserError(f"no browser could be started; open {page} by hand")
+
+
+@app.command()
+def compare(
+    before: Annotated[Path, typer.Argument(help="Run folder.")],
+    after: Annotated[Path, typer.Argument(help="Run folder.")],
+) -> None:
+    """Show what differs between two runs, by how much, and whether it is noise."""
+    from reports import changes, terminal
+    from results.frame import load
+
+    names = (before.name, after.name) if before.name != after.name else (str(before), str(after))
+    try:
+        table = changes(load(before), load(after), names=names)
+    except ValueError as error:
+        raise UserError(f"{before} and {after}: {error}") from error
+    out_console.print(terminal(table), markup=False, highlight=False)
+
+
+@app.command()
+def export(
+    run: RunOption,
+    cell: Annotated[str, typer.Argument(help="Id of a finished cell, or how it begins.")],
+    out: Annotated[Path, typer.Option(help="A new or empty folder.")],
+) -> None:
+    """Write a cell's checkpoint with a model card, for `from_pretrained` and the hub."""
+    from reports import export as export_cell
+
+    for path in export_cell(run, cell, out):
+        out_console.print(f"wrote {path}", highlight=False)
+
+
+@app.command()
+def anatomy(
+    path: Annotated[Path, typer.Argument(metavar="RUN|CHECKPOINT", help="Run folder, or a checkpoint's.")],
+    task: Annotated[
+        str | None, typer.Option(help="What the checkpoint was trained for; of a run, only this task.")
+    ] = None,
+    teacher: Annotated[
+        Path | None, typer.Option(help="What the checkpoint was cut from; a run has its own.")
+    ] = None,
+    cell: Annotated[str | None, typer.Option(help="Of a run: only this cell, by how its id begins.")] = None,
+    data: Annotated[
+        Path | None, typer.Option(help="Folder of Parquet files, as the hub lays them out.")
+    ] = None,
+    limit: Annotated[
+        int | None, typer.Option(min=2, help="At most N validation rows; 500 by default.")
+    ] = None,
+    examples: Annotated[
+        bool, typer.Option("--examples", help="Also write sentences that each expert reads; never shared.")
+    ] = False,
+    out: Annotated[
+        Path | None, typer.Option(help="For Markdown and figures; of a checkpoint ./anatomy by default.")
+    ] = None,
+) -> None:
+    """Measure what the experts of trained mixtures learned."""
+    from bench.anatomy import examine, find, keep
+    from reports.report import require_free, write_anatomy
+    from results.frame import from_records
+
+    subjects = find(path, task=task, teacher=teacher, cell=cell)
+    in_run = subjects[0].identity is not None
+    out = out if in_run or out else Path("anatomy")
+    if out:
+        require_free(out)
+    records, beside = [], {}
+    for subject in subjects:
+        error_console.print(f"measuring {subject.name}", highlight=False, markup=False)
+        examined = examine(subject, data=data, limit=limit, examples=examples)
+        records.append(examined.record)
+        beside |= examined.files()
+        if in_run:
+            for file in keep(path, examined):
+                out_console.print(f"wrote {file}", highlight=False)
+    if out:
+        write_anatomy(from_records(records), out, f"Anatomy of {path.resolve().name}", beside)
+        out_console.print(f"report: {out / 'report.md'}", highlight=False)
+    if in_run:
+        out_console.print(f"moebench report {path} shows it", highlight=False)
 
 
 @app.command()
@@ -246,7 +339,7 @@ def _dry_run(matrix: Any, folder: Path, overwrite: Any) -> None:
     out_console.print(f"{counts} to make, about {minutes:.0f} min here; nothing was run", highlight=False)
 
 
-def _write_report(run: Path, out: Path, title: str) -> None:
+def _write_report(run: Path, out: Path, title: str) -> Path:
     from reports import comparison_table, write
     from results.frame import load
 
@@ -256,9 +349,9 @@ def _write_report(run: Path, out: Path, title: str) -> None:
     except ValueError as error:  # what the frame refuses, it refuses for people
         raise UserError(f"{run}: {error}") from error
     out_console.print(comparison_table(frame).to_string(index=False), markup=False, highlight=False)
-    out_console.print(
-        f"report: {next((path for path in paths if path.suffix == '.html'), out)}", highlight=False
-    )
+    page = next(path for path in paths if path.suffix == ".html")
+    out_console.print(f"report: {page}", highlight=False)
+    return page
 
 
 def _log_handler() -> logging.Handler:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from reports.timings import headline, timings
 from results.frame import Frame
 
@@ -55,13 +57,9 @@ def training(frame: Frame) -> list[str]:
         return ["No cell finished."]
     seeds = sorted(int(seed) for seed in done["seed"].unique())
     precision = " and ".join(sorted(done["precision"].unique()))
-    known = frame.environments.set_index("environment")["hardware"]
-    hardware = sorted({known.get(key, f"environment {key}") for key in done["environment"]})
+    machines = "; ".join(hardware(frame, done["environment"])) or "hardware that is not recorded"
     cells, numbers = _plural(len(done), "finished cell"), ", ".join(map(str, seeds))
-    hardware_names = "; ".join(hardware)
-    return [
-        f"{cells}, {_plural(len(seeds), 'seed')} ({numbers}), trained in {precision} on {hardware_names}."
-    ]
+    return [f"{cells}, {_plural(len(seeds), 'seed')} ({numbers}), trained in {precision} on {machines}."]
 
 
 def timing(frame: Frame) -> list[str]:
@@ -77,7 +75,14 @@ def timing(frame: Frame) -> list[str]:
         "real lengths" if length != length else f"{length:.0f} tokens"
         for length in sorted(done["length"].unique(), key=lambda length: (length != length, length))
     )
-    return [f"Timed on {setting.describe()}: batch {batches}, {lengths}{processes}."]
+    machine = f" on {known[0]}" if (known := hardware(frame, [setting.environment])) else ""
+    return [f"Timed{machine}: {setting.describe()}, batch {batches}, {lengths}{processes}."]
+
+
+def hardware(frame: Frame, environments: Iterable[str]) -> list[str]:
+    """Name the machines of environments, as far as they are known."""
+    known = dict(zip(frame.environments["environment"], frame.environments["hardware"], strict=True))
+    return sorted({known[key] for key in environments if key in known})
 
 
 def _plural(count: int, noun: str) -> str:

@@ -70,7 +70,7 @@ class Comparisons:
 @lru_cache(maxsize=128)
 def compare(frame: Frame, task: str, split: str = "validation") -> Comparisons:
     """Read the predictions of a split once and draw from them all that needs them."""
-    predictions = _load(frame, task, split)
+    predictions = load_predictions(frame, task, split)
     teacher = teacher_label(frame)
     means = {
         label: float(np.mean(list(outcome.scores.values())))
@@ -91,7 +91,8 @@ def compare(frame: Frame, task: str, split: str = "validation") -> Comparisons:
     )
 
 
-def _load(frame: Frame, task: str, split: str) -> dict[str, dict[int, Predictions]]:
+def load_predictions(frame: Frame, task: str, split: str) -> dict[str, dict[int, Predictions]]:
+    """Read what every method said on a split, by seed; methods that left no predictions are not there."""
     cells = frame.cells[(frame.cells["task"] == task) & (frame.cells["predictions_path"] != "")]
     found: dict[str, dict[int, Predictions]] = {}
     for _, cell in cells[cells["status"] == "done"].iterrows():
@@ -105,7 +106,8 @@ def _against(
     score: str, predictions: Mapping[str, BySeed], reference: str, others: Sequence[str]
 ) -> dict[str, Comparison]:
     raw = {
-        label: _compare(score, predictions.get(label, {}), predictions.get(reference, {})) for label in others
+        label: compare_predictions(score, predictions.get(label, {}), predictions.get(reference, {}))
+        for label in others
     }
     adjusted = holm({label: found.p_value for label, found in raw.items() if isinstance(found, Difference)})
     return {
@@ -144,7 +146,8 @@ def _classifies(logits: NDArray[np.float64] | None) -> TypeGuard[NDArray[np.floa
     return logits is not None and logits.shape[1] > 1
 
 
-def _compare(score: str, method: BySeed, reference: BySeed) -> Difference | str:
+def compare_predictions(score: str, method: BySeed, reference: BySeed) -> Difference | str:
+    """Compare two methods on the seeds that both finished, or say why that is not possible."""
     seeds = sorted(set(method) & set(reference))
     if not seeds:
         return "no predictions of a seed that both finished"

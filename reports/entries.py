@@ -141,6 +141,11 @@ def number(value: float) -> str:
     return f"{value:+.1f}".replace("-", "−")
 
 
+def p_value(value: float) -> Entry:
+    """Show a p-value; what lies below a thousandth says only that."""
+    return Entry("<0.001" if value < 0.001 else f"{value:.3f}", value)
+
+
 def quantity(values: Iterable[float], *, unit: float, digits: int | Literal["three"] = "three") -> Entry:
     """Show a size in a unit: one number, or the range where it differs between tasks or seeds."""
     known = sorted(value / unit for value in values if np.isfinite(value))

@@ -95,6 +95,24 @@ def markdown(table: Table) -> str:
     )
 
 
+def terminal(table: Table) -> str:
+    """Write a table as a terminal shows it, with its notes and caption below."""
+    notes = table.notes()
+
+    def show(entry: Entry) -> str:
+        return plain(entry.text) + (f" ({notes[entry.note]})" if entry.note else "")
+
+    rows: list[list[str]] = []
+    for group, block in table.blocks():
+        rows += [[plain(group.title)]] if group else []
+        rows += [[show(entry) for entry in row] for row in block]
+    alignment = ["left"] + ["right"] * (len(table.headings) - 1)
+    headings = [plain(heading) for heading in table.headings]
+    grid = tabulate(rows, headings, tablefmt="simple", colalign=alignment, disable_numparse=True)
+    footnotes = [f"({letter}) {plain(note)}" for note, letter in notes.items()]
+    return "\n".join([grid, "", *footnotes, " ".join(plain(sentence) for sentence in table.caption)])
+
+
 def comma_separated(table: Table) -> str:
     """Write the numbers behind a table; low, high, n and note follow the column that has any."""
     parts = [
@@ -124,7 +142,7 @@ def _csv_parts(heading: str, entries: list[Entry]) -> list[tuple[str, list[str]]
 
 
 def _csv_number(value: float | None) -> str:
-    return "" if value is None else f"{value:.10g}"
+    return "" if value is None else f"{value:.7g}"
 
 
 def latex(table: Table) -> str:

@@ -19,6 +19,9 @@ from scipy import stats
 from reports.resampling import RESAMPLES, draws
 from reports.statistics import CONFIDENCE
 
+# Fewer seeds than this say so little about their own spread that it always counts against a claim.
+FEW_SEEDS = 5
+
 Array = NDArray[np.float64]
 Weighted = Callable[[Array], Array]
 
@@ -118,15 +121,14 @@ def crossed(by_seed: Array, covariance: Array, rows: int) -> Difference:
     parts = [(from_rows, rows - 1)]
     variance = from_rows
     if seeds > 1:
-        both = float(
-            np.trace(covariance) / seeds - (covariance.sum() - np.trace(covariance)) / (seeds * (seeds - 1))
-        )
-        both = max(both, 0.0) / seeds
+        own = float(np.trace(covariance)) / seeds
+        shared = float(covariance.sum() - np.trace(covariance)) / (seeds * (seeds - 1))
+        both = max(own - shared, 0.0) / seeds
         between = float(by_seed.var(ddof=1)) / seeds
         parts.append((both, (seeds - 1) * (rows - 1)))
-        if between > both:
-            variance += between - both
-            parts.append((between, seeds - 1))
+        if between > both or seeds < FEW_SEEDS:
+            parts.append((max(between, both), seeds - 1))
+        variance += max(between - both, 0.0)
     if variance <= 0:
         return Difference(mean, mean, mean, 1.0 if mean == 0 else 0.0, seeds, rows)
     freedom = variance**2 / sum(part**2 / degrees for part, degrees in parts if degrees > 0)

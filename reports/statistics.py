@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 from scipy import stats
@@ -58,9 +59,12 @@ def geometric_mean(intervals: Sequence[tuple[float, float, float]]) -> Estimate:
     return Estimate(math.exp(centre), math.exp(centre - below), math.exp(centre + above), len(logs))
 
 
-def holm(p_values: Mapping[str, float]) -> dict[str, float]:
+Name = TypeVar("Name", bound=Hashable)
+
+
+def holm(p_values: Mapping[Name, float]) -> dict[Name, float]:
     """Adjust p-values so that the chance of any false alarm in the family stays at the level (Holm 1979)."""
-    adjusted: dict[str, float] = {}
+    adjusted: dict[Name, float] = {}
     running = 0.0
     for rank, name in enumerate(sorted(p_values, key=lambda key: p_values[key])):
         running = max(running, min(1.0, (len(p_values) - rank) * p_values[name]))

@@ -63,9 +63,8 @@ def _fastest(frame: Frame) -> str:
     setting = headline(frame)
     if setting is None:
         return ""
-    ratios = {
-        label: ratio for label in labels(frame) if (ratio := speedup(frame, setting, label)) is not None
-    }
+    students = [label for label in labels(frame) if label != teacher_label(frame)]
+    ratios = {label: ratio for label in students if (ratio := speedup(frame, setting, label)) is not None}
     if not ratios:
         return ""
     fastest = max(ratios, key=lambda label: ratios[label].mean)

@@ -31,7 +31,7 @@ class Setting:
     def describe(self) -> str:
         """Name the conditions as a caption does."""
         threads = "1 thread" if self.threads == 1 else f"{self.threads} threads"
-        device = f"{self.device} (environment {self.environment})"
+        device = f"{self.device} (environment {self.environment[:8]})"
         return f"{device}, runtime {self.runtime}, {self.dtype}, {threads}, {self.workload}"
 
 
@@ -80,20 +80,32 @@ def speedup(frame: Frame, setting: Setting, label: str, *, task: str | None = No
     return geometric_mean(chosen) if chosen else None
 
 
-def speedup_entry(frame: Frame, setting: Setting, label: str) -> Entry:
-    """Show a method's speed-up under one setting, or a dash and why there is none."""
-    if label == teacher_label(frame):
-        return Entry("1.00×", 1.0)
+def speedup_entry(frame: Frame, setting: Setting, label: str, *, in_full: bool = False) -> Entry:
+    """Show a method's speed-up under one setting, or a dash and why there is none.
+
+    Args:
+        frame: The records.
+        setting: What all its timings share.
+        label: The method.
+        in_full: Say each warning with its numbers, not its name alone.
+    """
     same = timings(frame, setting)
     same = same[same["label"] == label]
     estimate = speedup(frame, setting, label)
+    if estimate is None and label == teacher_label(frame):
+        return Entry("1.00×", 1.0)
     if estimate is None:
         return blank(_why_none(frame.latency[frame.latency["label"] == label], same))
     done = same[same["status"] == "done"]
     finished = {task for task in tasks(frame) if outcomes(frame, task)[label].scores}
     untimed = sorted(finished - set(done["task"]))
     notes = [f"not timed on {', '.join(untimed)}"] if untimed else []
-    notes += dict.fromkeys(line for text in done["warnings"] for line in text.split("\n") if line)
+    if label == teacher_label(frame):
+        notes.append("the teacher against itself: how far chance alone moves a ratio")
+    warnings = dict.fromkeys(line for text in done["warnings"] for line in text.split("\n") if line)
+    named = dict.fromkeys(line.partition(":")[0] for line in warnings)
+    if warnings:
+        notes.append("; ".join(warnings) if in_full else f"timing doubtful: {', '.join(named)}")
     return ratio(estimate, cells=done["cell_id"], note="; ".join(notes))
 
 
@@ -102,5 +114,5 @@ def _why_none(anywhere: pd.DataFrame, same: pd.DataFrame) -> str:
         return "; ".join(dict.fromkeys(f"{row['status']}: {row['reason']}" for _, row in same.iterrows()))
     if anywhere.empty:
         return "not timed"
-    elsewhere = ", ".join(sorted(anywhere["environment"].unique()))
+    elsewhere = ", ".join(sorted(environment[:8] for environment in anywhere["environment"].unique()))
     return f"timed only under other conditions (environment {elsewhere}); a speed-up is never carried across"

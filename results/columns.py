@@ -103,7 +103,7 @@ CURVES = {
     "seed": "of the cell",
     "stage": "name of the stage",
     "step": "counted over all stages",
-    "examples": "rows seen in the stage",
+    "examples": "rows seen so far",
     "term": "name of a weighted term; 'loss' for their sum",
     "value": "mean over the steps since the last point",
 }

@@ -158,23 +158,23 @@ def _mean(values: list[float]) -> float:
 
 
 def curve_rows(cell: CellRecord) -> Iterable[dict[str, Any]]:
-    """Lay out the training curve of a cell, its steps counted over all stages."""
-    before = 0
+    """Lay out the training curve of a cell; records count its steps over all stages."""
+    whose = {
+        "cell_id": cell.id,
+        "task": task_label(cell),
+        "label": cell.label,
+        "seed": cell.identity.seed,
+    }
     for stage in cell.training.stages if cell.training else []:
         for point in stage.curve:
             for term, value in {"loss": point.loss, **point.terms}.items():
-                yield {
-                    "cell_id": cell.id,
-                    "task": task_label(cell),
-                    "label": cell.label,
-                    "seed": cell.identity.seed,
+                yield whose | {
                     "stage": stage.name,
-                    "step": before + point.step,
+                    "step": point.step,
                     "examples": point.examples,
                     "term": term,
                     "value": value,
                 }
-        before += stage.steps
 
 
 def environment_row(key: str, environment: Environment) -> dict[str, str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -66,10 +67,11 @@ def summarise(record: LatencyRecord) -> TimingSummary:
         raise ValueError(
             f"timing {record.id} is {record.status} with {len(pairs)} repeats; there is nothing to sum up"
         )
-    baseline, candidate = (np.concatenate(side) for side in zip(*pairs, strict=True))
+    baseline, candidate = calls = np.concatenate(pairs, axis=1)
     speedup, low, high = _speedup(pairs)
-    p50, p90, p99 = np.percentile(candidate, [50, 90, 99]).tolist()
-    baseline_p50, baseline_p90, baseline_p99 = np.percentile(baseline, [50, 90, 99]).tolist()
+    (baseline_p50, baseline_p90, baseline_p99), (p50, p90, p99) = np.percentile(
+        calls, [50, 90, 99], axis=1
+    ).T.tolist()
     return TimingSummary(
         p50_ms=p50,
         p90_ms=p90,
@@ -108,17 +110,37 @@ def _speedup(pairs: list[Pair]) -> tuple[float, float, float]:
     processes, then calls within each: calls of one process are not independent of each other. In simulations such
     intervals hold the truth in at least 93 of 100 cases; with three processes that disagree by several per cent, in 83.
     """
-    logs = np.array([np.log(np.median(baseline) / np.median(candidate)) for baseline, candidate in pairs])
-    rng = np.random.default_rng(0)
-    drawn = rng.integers(len(pairs), size=(RESAMPLES, len(pairs)))
-    resampled = np.empty(drawn.shape)
-    for process, (baseline, candidate) in enumerate(pairs):
-        here = drawn == process
-        calls = rng.integers(len(baseline), size=(int(here.sum()), len(baseline)))
-        resampled[here] = np.log(np.median(baseline[calls], axis=1) / np.median(candidate[calls], axis=1))
+    logs = np.log([_median(baseline) / _median(candidate) for baseline, candidate in pairs])
+    resampled = np.empty((RESAMPLES, len(pairs)))
+    draws = _draws(tuple(len(baseline) for baseline, _ in pairs))
+    for (here, calls), (baseline, candidate) in zip(draws, pairs, strict=True):
+        resampled[here] = np.log(_median(baseline[calls]) / _median(candidate[calls]))
     tail = (1 - CONFIDENCE) / 2
-    low, high = np.quantile(np.median(resampled, axis=1), [tail, 1 - tail])
-    return float(np.exp(np.median(logs))), float(np.exp(low)), float(np.exp(high))
+    low, high = np.quantile(_median(resampled), [tail, 1 - tail])
+    return float(np.exp(_median(logs))), float(np.exp(low)), float(np.exp(high))
+
+
+@lru_cache(maxsize=16)
+def _draws(calls: tuple[int, ...]) -> list[tuple[NDArray[np.bool_], NDArray[np.int64]]]:
+    """Draw processes, then calls of each process: where it was drawn, and which of its calls then."""
+    rng = np.random.default_rng(0)
+    drawn = rng.integers(len(calls), size=(RESAMPLES, len(calls)))
+    heres = [drawn == process for process in range(len(calls))]
+    return [
+        (here, rng.integers(count, size=(int(here.sum()), count)))
+        for here, count in zip(heres, calls, strict=True)
+    ]
+
+
+def _median(values: Milliseconds) -> Milliseconds:
+    """Return the median over the last axis: of thousands of short rows, far sooner than ``np.median``."""
+    ordered = np.sort(values, axis=-1)
+    middle = ordered.shape[-1] // 2
+    return (
+        ordered[..., middle]
+        if ordered.shape[-1] % 2
+        else (ordered[..., middle - 1] + ordered[..., middle]) / 2
+    )
 
 
 def _warnings(record: LatencyRecord, pairs: list[Pair]) -> Iterator[str]:
@@ -135,8 +157,8 @@ def _warnings(record: LatencyRecord, pairs: list[Pair]) -> Iterator[str]:
         if (worst := max(map(_extreme, processes))) >= EXTREMES:
             yield f"extremes: a call of the {side} {worst:.0%} from the median (threshold {EXTREMES:.0%})"
     medians = {
-        "baseline": [float(np.median(baseline)) for baseline, _ in pairs],
-        "candidate": [float(np.median(candidate)) for _, candidate in pairs],
+        "baseline": [float(_median(baseline)) for baseline, _ in pairs],
+        "candidate": [float(_median(candidate)) for _, candidate in pairs],
     }
     medians["speed-up"] = [a / b for a, b in zip(*medians.values(), strict=True)]
     for name, values in medians.items():
@@ -153,4 +175,4 @@ def _spread(calls: Milliseconds) -> float:
 
 
 def _extreme(calls: Milliseconds) -> float:
-    return float(np.abs(calls / np.median(calls) - 1).max())
+    return float(np.abs(calls / _median(calls) - 1).max())

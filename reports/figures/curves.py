@@ -54,7 +54,7 @@ def _panel(axis: Any, losses: pd.DataFrame, styles: Mapping[str, Mapping[str, An
             .mean()
             .assign(seed=0)
         )
-    for (task, _), curve in losses.groupby(["task", "seed"], sort=True):
+    for (task, _, _), curve in losses.groupby(["task", "seed", "stage"], sort=True):
         points = curve.sort_values("step")
         axis.plot(points["step"], points["value"], alpha=0.8, **styles[str(task)])
     stages = losses.groupby("stage", sort=False)["step"].min()

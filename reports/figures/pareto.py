@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
+import pandas as pd
 from matplotlib.figure import Figure
 
 from reports.figures.style import DOT, GRID, INK, Mark, legend, marks, panels
-from reports.outcomes import labels, main_score, outcomes, tasks, teacher_label
+from reports.outcomes import FRAMES, labels, main_score, outcomes, tasks, teacher_label
 from reports.statistics import Estimate, mean_interval
-from reports.timings import headline, speedup, timings
+from reports.timings import Setting, headline, speedup, timings
 from results.frame import Frame
 
 Cost = Callable[[Frame, str, str], Estimate | None]  # of a method on a task
@@ -47,9 +50,7 @@ def relative_time(frame: Frame, task: str, label: str) -> Estimate | None:
 
 def multiply_adds(frame: Frame, task: str, label: str) -> Estimate | None:
     """Return 10^9 multiply-adds of one sequence; the ends are the extremes over seeds."""
-    cells = frame.cells
-    values = cells.loc[(cells["task"] == task) & (cells["label"] == label), "multiply_adds"].dropna() / 1e9
-    return _extremes(list(values))
+    return _extremes(_multiply_adds(frame).get((task, label), ()))
 
 
 def peak_memory(frame: Frame, task: str, label: str) -> Estimate | None:
@@ -57,11 +58,7 @@ def peak_memory(frame: Frame, task: str, label: str) -> Estimate | None:
     setting = headline(frame)
     if setting is None:
         return None
-    timed = timings(frame, setting)
-    timed = timed[timed["task"] == task]
-    if label == teacher_label(frame):
-        return _extremes(list(timed["baseline_peak_memory_bytes"].dropna() / 1e6))
-    return _extremes(list(timed.loc[timed["label"] == label, "peak_memory_bytes"].dropna() / 1e6))
+    return _extremes(_peak_memories(frame, setting).get((task, label), ()))
 
 
 def points(frame: Frame, task: str, cost: Cost) -> list[Point]:
@@ -151,6 +148,30 @@ def _limit_to_means(axis: Any, means: Sequence[float]) -> None:
     room = max(0.75 * (max(means) - min(means)), 1.0)
     low, high = axis.get_ylim()
     axis.set_ylim(max(low, min(means) - room), min(high, max(means) + room))
+
+
+@lru_cache(maxsize=FRAMES)
+def _multiply_adds(frame: Frame) -> Mapping[tuple[str, str], Sequence[float]]:
+    return _by_method(frame.cells, "multiply_adds", 1e9)
+
+
+@lru_cache(maxsize=FRAMES)
+def _peak_memories(frame: Frame, setting: Setting) -> Mapping[tuple[str, str], Sequence[float]]:
+    timed = timings(frame, setting)
+    found = _by_method(timed, "peak_memory_bytes", 1e6)
+    teacher = teacher_label(frame)
+    if teacher is not None:
+        baselines = timed.assign(label=teacher)
+        found |= _by_method(baselines, "baseline_peak_memory_bytes", 1e6)
+    return found
+
+
+def _by_method(rows: pd.DataFrame, column: str, unit: float) -> dict[tuple[str, str], list[float]]:
+    found: dict[tuple[str, str], list[float]] = defaultdict(list)
+    known = rows.dropna(subset=[column])
+    for task, label, value in zip(known["task"], known["label"], known[column], strict=True):
+        found[task, label].append(float(value) / unit)
+    return dict(found)
 
 
 def _extremes(values: Sequence[float]) -> Estimate | None:

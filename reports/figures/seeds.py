@@ -30,11 +30,15 @@ def draw(frame: Frame) -> Figure | None:
         axis.hlines([places[label] for label, _ in spread], [one.low for _, one in spread],
                     [one.high for _, one in spread], color=INK, linewidth=0.8)  # fmt: skip
         axis.scatter([one.mean for one in means.values()], list(places.values()), marker="|", s=60, color=INK)
-        for label, place in places.items():
-            scores = [100 * value for value in found[label].scores.values()]
-            axis.scatter(
-                scores, [place] * len(scores), s=14, color=styles[label].colour, alpha=0.8, linewidths=0
-            )
+        dots = [(100 * value, label) for label in places for value in found[label].scores.values()]
+        axis.scatter(
+            [score for score, _ in dots],
+            [places[label] for _, label in dots],
+            s=14,
+            color=[styles[label].colour for _, label in dots],
+            alpha=0.8,
+            linewidths=0,
+        )
         axis.set_yticks(range(len(shown)), shown)
         axis.set_ylim(len(shown) - 0.5, -0.5)
         axis.set_title(task)

@@ -131,15 +131,21 @@ def files(entries: Iterable[FigureEntry], frame: Frame) -> Iterator[tuple[Figure
             if figure is None:
                 continue
             figure.draw_without_rendering()
-            figure.set_layout_engine("none")  # what was laid out once holds for every format
-            saved = {
-                "png": _save(figure, "png", {"Software": None}),
-                "pdf": _save(figure, "pdf", {"CreationDate": None, "Creator": None, "Producer": None}),
-                "svg": _save(figure, "svg", {"Date": None, "Creator": None}),
-            }
-            with mpl.rc_context({"svg.fonttype": "none", "svg.hashsalt": entry.name}):
-                saved["inline"] = _save(figure, "svg", {"Date": None, "Creator": None}, transparent=True)
+            with mpl.rc_context({"figure.constrained_layout.use": False}):
+                figure.set_layout_engine(None)  # what was laid out once holds for every format
+                saved = _formats(figure, entry.name)
         yield entry, saved
+
+
+def _formats(figure: Figure, name: str) -> dict[str, bytes]:
+    saved = {
+        "png": _save(figure, "png", {"Software": None}),
+        "pdf": _save(figure, "pdf", {"CreationDate": None, "Creator": None, "Producer": None}),
+        "svg": _save(figure, "svg", {"Date": None, "Creator": None}),
+    }
+    with mpl.rc_context({"svg.fonttype": "none", "svg.hashsalt": name}):
+        saved["inline"] = _save(figure, "svg", {"Date": None, "Creator": None}, transparent=True)
+    return saved
 
 
 def _save(figure: Figure, suffix: str, metadata: dict[str, None], **options: Any) -> bytes:

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 from reports import captions
 from reports.comparisons import Comparison, Comparisons, compare
-from reports.entries import DASH, Entry, Group, Table, blank, number, percent
+from reports.entries import DASH, Entry, Group, Table, blank, number, p_value, percent
 from reports.outcomes import evaluation_splits, labels, main_score, outcomes, tasks, teacher_label
 from reports.statistics import Estimate, mean_interval, permutation_floor
 from results.frame import Frame
@@ -100,8 +100,7 @@ def _difference(compared: Mapping[str, Comparison], label: str) -> tuple[Entry, 
         100 * value for value in (found.difference.mean, found.difference.low, found.difference.high)
     )
     shown = Entry(f"{number(mean)} [{number(low)}, {number(high)}]", mean, low, high, found.difference.seeds)
-    text = "<0.001" if found.adjusted < 0.001 else f"{found.adjusted:.3f}"
-    return shown, Entry(text, found.adjusted)
+    return shown, p_value(found.adjusted)
 
 
 def _share(estimates: Mapping[str, Estimate], label: str, why: str) -> Entry:

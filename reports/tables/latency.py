@@ -71,7 +71,7 @@ def _row(frame: Frame, setting: Setting, label: str, timed: pd.DataFrame) -> tup
     return (
         Entry(label),
         *(pooled(column) for column in ("p50_ms", "p90_ms", "p99_ms", "baseline_p50_ms")),
-        speedup_entry(frame, setting, label),
+        speedup_entry(frame, setting, label, in_full=True),
         pooled("throughput_per_s"),
         pooled("peak_memory_bytes", 1e6, max),
         pooled("energy_mj"),

@@ -122,21 +122,19 @@ def cost(label: str) -> CostRecord:
 
 
 def training(label: str) -> TrainingRecord:
-    def stage(name: str, start: float) -> StageRecord:
+    def stage(name: str, start: float, before: int = 0) -> StageRecord:
         steps = range(10, 110, 10)
+        losses = [start / (1 + step / 30) for step in steps]
         curve = [
-            CurvePoint(
-                step=step,
-                examples=32 * step,
-                loss=start / (1 + step / 30),
-                terms={"ce": start / (1 + step / 30)},
-            )
-            for step in steps
+            CurvePoint(step=before + step, examples=32 * (before + step), loss=loss, terms={"ce": loss})
+            for step, loss in zip(steps, losses, strict=True)
         ]
         return StageRecord(name=name, steps=100, seconds=12.5, curve=curve)
 
     stages = (
-        [stage("layers", 2.0), stage("prediction", 0.7)] if label == "distilbert" else [stage("train", 0.7)]
+        [stage("layers", 2.0), stage("prediction", 0.7, 100)]
+        if label == "distilbert"
+        else [stage("train", 0.7)]
     )
     return TrainingRecord(
         learning_rate=5e-5,

@@ -199,6 +199,13 @@ def test_no_difference_gives_few_false_alarms_and_covering_intervals(
     assert 0.93 - 0.02 <= covered <= 0.97 + 0.015
 
 
+@pytest.mark.parametrize(("seeds", "rows", "wobble"), [(2, 200, 0.03), (2, 400, 0.1), (3, 400, 0.1)])
+def test_few_seeds_do_not_pass_for_certainty(seeds: int, rows: int, wobble: float) -> None:
+    alarms, covered, _, _ = simulate(1000, seeds=seeds, rows=rows, wobble=wobble, seed=16)
+    assert alarms <= 0.08
+    assert covered >= 0.92
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(("seeds", "rows", "wobble"), [*SETTINGS, (5, 1000, 0.05), (10, 500, 0.1)])
 def test_the_level_is_between_three_and_six_percent(seeds: int, rows: int, wobble: float) -> None:

@@ -40,7 +40,7 @@ def test_a_finished_cell_becomes_a_row_with_its_score_cost_and_curve() -> None:
     assert losses["value"].tolist() == [point.loss for point in record.training.stages[0].curve]
 
 
-def test_steps_of_a_second_stage_go_on_from_the_first() -> None:
+def test_steps_are_counted_over_all_stages() -> None:
     frame = from_records([cell("distilbert")])
     losses = frame.curves[frame.curves["term"] == "loss"]
     assert losses.groupby("stage", sort=False)["step"].first().tolist() == [10, 110]
