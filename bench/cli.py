@@ -74,7 +74,7 @@ def run(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the cells and an estimate.")] = False,
 ) -> None:
     """Run a matrix; run again, it goes on with what is missing or failed."""
-    from bench.matrix import load_matrix
+    from bench.matrix import LatencyPlan, load_matrix
 
     overrides: dict[str, Any] = {
         "methods": method or None,
@@ -87,11 +87,12 @@ def run(
     chosen = load_matrix(matrix, {key: value for key, value in overrides.items() if value is not None})
     if executor:
         chosen = chosen.model_copy(update={"executor": chosen.executor.model_copy(update={"name": executor})})
+    timing = {key: value for key, value in (("runtimes", tuple(runtime or ())), ("dtype", dtype)) if value}
+    if timing:
+        plan = chosen.latency or LatencyPlan()
+        chosen = chosen.model_copy(update={"latency": plan.model_copy(update=timing)})
     if no_latency:
         chosen = chosen.model_copy(update={"latency": None})
-    timing = {key: value for key, value in {"runtimes": runtime, "dtype": dtype}.items() if value}
-    if timing and chosen.latency:
-        chosen = chosen.model_copy(update={"latency": chosen.latency.model_copy(update=timing)})
     folder = out or Path("runs") / chosen.name
     if dry_run:
         _dry_run(chosen, folder, overwrite)
@@ -211,7 +212,8 @@ def anatomy(
     out = out if in_run or out else Path("anatomy")
     if out:
         require_free(out)
-    records, beside = [], {}
+    records = []
+    beside: dict[str, str] = {}
     for subject in subjects:
         error_console.print(f"measuring {subject.name}", highlight=False, markup=False)
         examined = examine(subject, data=data, limit=limit, examples=examples)

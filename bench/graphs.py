@@ -85,6 +85,7 @@ class Recorder:
                 self._end_capture(generator, random)
         if failure is None:
             return Recording(graph, outputs)
+        failure.__traceback__ = None  # its frames would keep what was captured alive
         if isinstance(failure, torch.OutOfMemoryError):
             raise failure
         raise CaptureError(" ".join(f"{type(failure).__name__}: {failure}".split())) from failure

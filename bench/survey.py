@@ -11,9 +11,10 @@ from bench import assets, checkpoints
 from bench.cell import Job, encode_split
 from bench.encoded import Encoded
 from bench.errors import UserError
+from bench.latency.workloads import Workload
 from bench.matrix import Matrix
 from bench.plans import TEACHER, CellPlan, cells, one_each, teacher_plan, tuned_on
-from bench.registry import methods
+from bench.registry import methods, runtimes
 from bench.sources import Rows, load_rows
 from bench.tasks.task import Task
 from bench.tuning import Trials, matrix_trials, settled
@@ -90,6 +91,7 @@ class Survey:
         self.cache = assets.cache_folder() / "tokenised"
         self.checkpoint = checkpoints.resolve(matrix.teacher)
         self.device, self.precision = choose_device(matrix.precision)
+        self._check_latency()
         self.rows = {plan.task.name: self._load(plan.task) for plan in one_each(self.plans)}
         self.trials = matrix_trials(matrix)
         self.train_rows = {
@@ -214,6 +216,14 @@ class Survey:
         if not isinstance(record, CellRecord):
             return replace(cell, job=job)
         return replace(cell, job=job, record=record, state=state_of(record), reason=record.reason)
+
+    def _check_latency(self) -> None:
+        """Refuse unknown runtimes and workloads before anything is trained."""
+        plan = self.matrix.latency
+        for runtime in plan.runtimes if plan else ():
+            runtimes.entry(runtime)
+        for workload in plan.workloads if plan else ():
+            Workload.parse(workload)
 
     def _load(self, task: Task, roles: Sequence[str] | None = None) -> Rows:
         checkpoints.require_room(self.checkpoint, task)

@@ -96,6 +96,10 @@ def test_a_dry_run_lists_cells_and_writes_nothing(moebench, tiny_matrix, tmp_pat
         (["run", "{matrix}", "--seeds", "1,1"], r"each seed once"),
         (["run", "{matrix}", "--seeds", "one"], r"write numbers"),
         (["run", "{matrix}", "--limit", "0"], r"greater than or equal to 1"),
+        (
+            ["run", "{matrix}", "--runtime", "cuda-graf"],
+            r"unknown runtime 'cuda-graf'; did you mean 'cuda-graph'",
+        ),
         (["run", "{matrix}", "--executor", "threads"], r"'serial', 'processes'|serial"),
         (["run", "{matrix}", "--teacher", "./nowhere"], r"nowhere"),
         (["run", "{matrix}", "--teacher", "bert-base-uncased"], r"40 hex digits of a commit"),
