@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -13,6 +15,7 @@ from results.store import RunFolder
 
 ROOT = Path(__file__).parent.parent
 CAMPAIGNS = sorted(path for path in (ROOT / "results" / "campaigns").glob("*") if path.is_dir())
+TEX = sorted((ROOT / "reports" / "gallery").glob("*/tables/*.tex"))
 TEXT = {".md", ".csv", ".tex", ".html"}
 
 
@@ -48,3 +51,18 @@ def test_the_gallery_is_what_the_records_give(campaign, tmp_path):
         if Path(name).suffix in TEXT and drawn[name].read_bytes() != committed[name].read_bytes()
     ]
     assert differing == []
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("pdflatex") is None, reason="pdflatex is not installed")
+@pytest.mark.parametrize("file", TEX, ids=lambda path: f"{path.parent.parent.name}-{path.stem}")
+def test_every_committed_latex_file_compiles_by_itself(file, tmp_path):
+    run = subprocess.run(
+        ["pdflatex", "-interaction=nonstopmode", "-halt-on-error", "-no-shell-escape", file],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert run.returncode == 0, run.stdout[-2000:]
+    assert "Overfull \\hbox" not in run.stdout, "the table does not fit its page"

@@ -22,7 +22,7 @@ FIGURES: tuple[FigureEntry, ...] = (
         "pareto-multiply-adds",
         "Accuracy against multiply-adds",
         f"{POINTS} One fused multiply-add counts as one; compare with the measured latency before believing it.",
-        pareto.drawing(pareto.multiply_adds, "multiply-adds of one sequence (G)"),
+        pareto.drawing(pareto.multiply_adds, "multiply-adds (G)"),
     ),
     FigureEntry(
         "pareto-memory",

@@ -1,7 +1,6 @@
 """The page in a real browser: it sorts, filters, redraws, needs no network and can be used by everyone.
 
-Needs Chromium with its driver, selenium, and axe-core (``AXE_CORE`` names its ``axe.min.js``). ``SCREENSHOTS`` names a
-folder in which pictures of the page are kept to be looked at.
+Needs Chromium with its driver. ``SCREENSHOTS`` names a folder in which pictures of the page are kept to be looked at.
 """
 
 from __future__ import annotations
@@ -24,13 +23,16 @@ from results.frame import from_records
 from results.record import CellRecord
 from results.store import RunFolder
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.browser
 webdriver = pytest.importorskip("selenium.webdriver", reason="selenium is not installed")
 if shutil.which("chromedriver") is None or shutil.which("chromium") is None:
     pytest.skip("chromium and chromedriver are not installed", allow_module_level=True)
 
 By = pytest.importorskip("selenium.webdriver.common.by").By
 Keys = pytest.importorskip("selenium.webdriver.common.keys").Keys
+selenium_axe_python = pytest.importorskip(
+    "selenium_axe_python", reason="selenium-axe-python is not installed"
+)
 HARD = "<script>alert('a_b & c%')</script>"
 
 
@@ -217,9 +219,7 @@ def test_the_theme_can_be_turned(browser: Any) -> None:
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("width", [390, 1440])
 def test_no_serious_violation_and_no_sideways_scrolling(browser: Any, width: int, scheme: str) -> None:
-    axe = Path(os.environ.get("AXE_CORE", ""))
-    if not axe.is_file():
-        pytest.skip("AXE_CORE does not name axe-core's axe.min.js")
+    axe = Path(selenium_axe_python.__file__).parent / "axe-core" / "axe.min.js"
     media = {"features": [{"name": "prefers-color-scheme", "value": scheme}]}
     browser.execute_cdp_cmd("Emulation.setEmulatedMedia", media)
     _size(browser, width, 900)
