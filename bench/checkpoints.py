@@ -119,6 +119,11 @@ def weights_sha256(folder: Path) -> str:
     return digest.hexdigest()
 
 
+def model_type(folder: Path) -> str:
+    """Return what a checkpoint's configuration calls its kind of model."""
+    return str(_config(folder).get("model_type"))
+
+
 def load_tokenizer(checkpoint: Checkpoint) -> PreTrainedTokenizerBase:
     """Load the checkpoint's own tokenizer."""
     return _tokenizer(checkpoint.folder)

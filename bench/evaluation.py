@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -50,8 +50,21 @@ def predict(model: PreTrainedModel, encoded: Encoded, *, batch_size: int, precis
             inputs = {name: tensor for name, tensor in tensors.items() if name not in TARGETS}
             sides.append(_logits(model(**model_inputs(model, inputs))))
             order.append(batch.indices)
-    indices = np.concatenate(order)
-    arrays = [_in_order(list(side), indices) for side in zip(*sides, strict=True)]
+    return gather(encoded, sides, np.concatenate(order))
+
+
+def gather(encoded: Encoded, batches: Sequence[Sequence[torch.Tensor]], indices: NDArray[np.int64]) -> Logits:
+    """Put the logits of batches together, in the order of the features, as ``predict`` returns them.
+
+    Args:
+        encoded: The split.
+        batches: For each batch its logits ``[batch, labels]``, or those of starts and of ends ``[batch, length]``.
+        indices: The feature of each row of the batches.
+
+    Raises:
+        FloatingPointError: Naming rows whose logits are not finite.
+    """
+    arrays = [_in_order(list(side), indices) for side in zip(*batches, strict=True)]
     if len(arrays) == 1:
         _require_finite(encoded, np.isfinite(arrays[0]))
         return arrays[0]

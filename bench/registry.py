@@ -8,22 +8,30 @@ from __future__ import annotations
 import ast
 import hashlib
 import importlib.util
+import sys
 from collections.abc import Iterator
 from functools import cache
 from importlib.machinery import ModuleSpec, PathFinder
-from importlib.metadata import EntryPoint, entry_points
+from importlib.metadata import EntryPoint, EntryPoints, entry_points
 from pathlib import Path
 from typing import TYPE_CHECKING, Generic, TypeVar
 
 from bench.errors import UserError, unknown
 
 if TYPE_CHECKING:
+    from bench.anatomy.contract import Dissect
     from bench.latency.runtimes import Runtime
     from bench.method import Method
     from bench.tasks.task import Task
 
 T = TypeVar("T")
 SHARED_PACKAGES = ("methods", "moebert")  # of the suite, whose sources decide what a method does
+
+
+@cache
+def installed(group: str, path: tuple[str, ...]) -> EntryPoints:  # noqa: ARG001 - what is found depends on it
+    """Return the entry points of a group; a matrix asks a thousand times, and each search opens every package."""
+    return entry_points(group=group)
 
 
 class Registry(Generic[T]):
@@ -40,7 +48,7 @@ class Registry(Generic[T]):
 
     def names(self) -> list[str]:
         """Return all names, sorted."""
-        return sorted({entry.name for entry in entry_points(group=self.group)})
+        return sorted({entry.name for entry in installed(self.group, tuple(sys.path))})
 
     def entry(self, name: str) -> EntryPoint:
         """Return the entry point of a name.
@@ -48,7 +56,7 @@ class Registry(Generic[T]):
         Raises:
             UserError: Where the name is unknown, or two packages claim it.
         """
-        found = {entry.value: entry for entry in entry_points(group=self.group) if entry.name == name}
+        found = {entry.value: entry for entry in installed(self.group, tuple(sys.path)) if entry.name == name}
         if not found:
             raise unknown(self.kind, name, self.names())
         if len(found) > 1:
@@ -102,6 +110,7 @@ class Registry(Generic[T]):
 methods: Registry[type[Method]] = Registry("method", "moebench.methods")
 tasks: Registry[Task] = Registry("task", "moebench.tasks")
 runtimes: Registry[type[Runtime]] = Registry("runtime", "moebench.runtimes")
+anatomies: Registry[Dissect] = Registry("model type with experts", "moebench.anatomies")
 
 
 def distribution_of(entry: EntryPoint) -> str:

@@ -6,35 +6,14 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import log_softmax, softmax
+from scipy.special import softmax
+
+from results.agreement import label_loyalty, probability_loyalty
+
+__all__ = ["calibration_error", "label_loyalty", "probability_loyalty"]
 
 Array = NDArray[np.float64]
 BINS = 15
-
-
-def label_loyalty(student: Array, teacher: Array) -> float:
-    """Return the share of rows on which both choose the same class (Xu et al. 2021).
-
-    Args:
-        student: Logits ``[rows, classes]``.
-        teacher: Logits ``[rows, classes]``.
-    """
-    return float((student.argmax(axis=1) == teacher.argmax(axis=1)).mean())
-
-
-def probability_loyalty(student: Array, teacher: Array) -> float:
-    """Return 1 minus the mean Jensen-Shannon distance of the class probabilities (Xu et al. 2021), base 2.
-
-    Args:
-        student: Logits ``[rows, classes]``.
-        teacher: Logits ``[rows, classes]``.
-    """
-    one, other = softmax(student, axis=1), softmax(teacher, axis=1)
-    middle = np.log(np.clip((one + other) / 2, 1e-300, None))
-    divergence = (
-        (one * (log_softmax(student, axis=1) - middle)) + (other * (log_softmax(teacher, axis=1) - middle))
-    ).sum(axis=1) / (2 * np.log(2))
-    return float(1 - np.sqrt(np.clip(divergence, 0, 1)).mean())
 
 
 def calibration_error(logits: Array, labels: NDArray[Any], *, bins: int = BINS) -> float:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import pandas as pd
@@ -12,17 +12,19 @@ from reports import captions, formats
 from reports.cards import cards
 from reports.choices import choices
 from reports.columns import MAIN, draw
-from reports.entries import ColumnEntry
+from reports.entries import ColumnEntry, Table
 from reports.figures import FIGURES
 from reports.figures.style import FigureEntry, files
 from reports.outcomes import labels
 from reports.page import Content, Drawing, render
 from reports.summary import summary
 from reports.tables import TABLES, main_table
+from reports.tables.anatomy import anatomy_tables
 from results.frame import Frame
 from results.store import whole_folder
 
 MARK = "report.md"
+ANATOMY = "anatomy"  # the figure that stands in an anatomy of its own
 
 
 def comparison_table(frame: Frame, registry: Sequence[ColumnEntry] = MAIN) -> pd.DataFrame:
@@ -55,14 +57,37 @@ def write(
     """
     if frame.cells.empty:
         raise ValueError("nothing to report: the frame has no cells")
+    require_free(out)
+    return _place(compose(frame, title, columns=columns, figures=figures), out)
+
+
+def write_anatomy(frame: Frame, out: Path, title: str, others: Mapping[str, str]) -> list[Path]:
+    """Write the anatomies of a frame alone: Markdown, CSV, LaTeX and figures, whole or not at all.
+
+    Args:
+        frame: Has an anatomy; needs no cells.
+        out: As for ``write``.
+        title: First line.
+        others: Name -> text of files that lie beside.
+
+    Returns:
+        The files, the Markdown first.
+
+    Raises:
+        FileExistsError: Where ``out`` holds something that is not a report.
+    """
+    require_free(out)
+    tables = anatomy_tables(frame)
+    entries = [entry for entry in FIGURES if entry.name == ANATOMY]
+    drawings, pictures = _draw(entries, frame, ())
+    texts = {MARK: _markdown(title, (), (), tables, drawings), **_tables(tables), **others}
+    return _place({name: text.encode() for name, text in texts.items()} | pictures, out)
+
+
+def require_free(out: Path) -> None:
+    """Raise a FileExistsError where a folder holds something that is not a report."""
     if out.exists() and not (out.is_dir() and ((out / MARK).is_file() or not any(out.iterdir()))):
         raise FileExistsError(f"{out}: exists and is not a report; name an empty or new folder")
-    documents = compose(frame, title, columns=columns, figures=figures)
-    with whole_folder(out) as folder:
-        for name, content in documents.items():
-            (folder / name).parent.mkdir(exist_ok=True)
-            (folder / name).write_bytes(content)
-    return [out / name for name in documents]
 
 
 def compose(
@@ -75,13 +100,7 @@ def compose(
     """Make every file of the report in memory: name below the folder -> content."""
     tables = [main_table(frame, columns), *(table for draw_tables in TABLES for table in draw_tables(frame))]
     conditions = captions.conditions(frame)
-    drawings: list[Drawing] = []
-    pictures: dict[str, bytes] = {}
-    for entry, saved in files(figures, frame):
-        drawings.append(
-            Drawing(entry.name, entry.title, " ".join([entry.note, *conditions]), saved["inline"])
-        )
-        pictures |= {f"figures/{entry.name}.{suffix}": saved[suffix] for suffix in ("pdf", "svg", "png")}
+    drawings, pictures = _draw(figures, frame, conditions)
     content = Content(
         title=title,
         summary=summary(frame),
@@ -92,22 +111,59 @@ def compose(
         choices=choices(frame),
         records_csv=_records_csv(frame),
     )
-    texts = {"report.html": render(content), MARK: _markdown(content)}
-    for table in tables:
-        texts[f"tables/{table.name}.csv"] = formats.comma_separated(table)
-        texts[f"tables/{table.name}.tex"] = formats.latex(table)
-    texts["records.csv"] = content.records_csv
+    texts = {
+        "report.html": render(content),
+        MARK: _markdown(title, content.summary, conditions, tables, drawings),
+        **_tables(tables),
+        "records.csv": content.records_csv,
+    }
     return {name: text.encode() for name, text in texts.items()} | pictures
 
 
-def _markdown(content: Content) -> str:
+def _draw(
+    entries: Sequence[FigureEntry], frame: Frame, conditions: Sequence[str]
+) -> tuple[list[Drawing], dict[str, bytes]]:
+    """Draw figures for the page, and their files."""
+    drawings: list[Drawing] = []
+    pictures: dict[str, bytes] = {}
+    for entry, saved in files(entries, frame):
+        drawings.append(
+            Drawing(entry.name, entry.title, " ".join([entry.note, *conditions]), saved["inline"])
+        )
+        pictures |= {f"figures/{entry.name}.{suffix}": saved[suffix] for suffix in ("pdf", "svg", "png")}
+    return drawings, pictures
+
+
+def _tables(tables: Sequence[Table]) -> dict[str, str]:
+    texts = {}
+    for table in tables:
+        texts[f"tables/{table.name}.csv"] = formats.comma_separated(table)
+        texts[f"tables/{table.name}.tex"] = formats.latex(table)
+    return texts
+
+
+def _place(documents: Mapping[str, bytes], out: Path) -> list[Path]:
+    with whole_folder(out) as folder:
+        for name, content in documents.items():
+            (folder / name).parent.mkdir(exist_ok=True)
+            (folder / name).write_bytes(content)
+    return [out / name for name in documents]
+
+
+def _markdown(
+    title: str,
+    sentences: Sequence[str],
+    conditions: Sequence[str],
+    tables: Sequence[Table],
+    drawings: Sequence[Drawing],
+) -> str:
     parts = [
-        f"# {formats.escape_markdown(content.title)}",
-        "\n".join(f"- {formats.escape_markdown(sentence)}" for sentence in content.summary),
-        formats.escape_markdown(" ".join(content.conditions)),
-        *(formats.markdown(table).rstrip() for table in content.tables),
+        f"# {formats.escape_markdown(title)}",
+        "\n".join(f"- {formats.escape_markdown(sentence)}" for sentence in sentences),
+        formats.escape_markdown(" ".join(conditions)),
+        *(formats.markdown(table).rstrip() for table in tables),
     ]
-    for drawing in content.drawings:
+    for drawing in drawings:
         title = formats.escape_markdown(drawing.title)
         caption = formats.escape_markdown(drawing.caption)
         parts += [f"### {title}", f"![{title}](figures/{drawing.name}.svg)", caption]

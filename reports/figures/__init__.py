@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from reports.figures import ablation, curves, heatmaps, pareto, ranks, seeds
+from reports.figures import ablation, anatomy, curves, heatmaps, pareto, ranks, seeds
 from reports.figures.style import FigureEntry
 
 POINTS = (
@@ -54,6 +54,15 @@ FIGURES: tuple[FigureEntry, ...] = (
         "One knob at a time",
         "Main score as one knob moves and all others stay, with the 95 % t-interval over seeds.",
         ablation.draw,
+    ),
+    FigureEntry(
+        "anatomy",
+        "What the experts learned",
+        "A square is an expert. Load: share of the tokens. Distance: how far its weights moved from the teacher's "
+        "neurons. CKA: how alike it is to its siblings on the same tokens. Lift: of the label that it serves farthest "
+        "from chance. Drop and other predictions: when a sibling takes its tokens. A white dot marks what chance "
+        "leaves out at 95 %.",
+        anatomy.draw,
     ),
     FigureEntry(
         "ranks",

@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 from reports.entries import Table
 from reports.tables.ablation import ablation_tables
+from reports.tables.anatomy import anatomy_tables
 from reports.tables.comparison import comparison_tables
 from reports.tables.cost import cost_tables
 from reports.tables.latency import latency_tables
@@ -17,6 +18,7 @@ TABLES: tuple[Callable[[Frame], list[Table]], ...] = (
     comparison_tables,
     literature_tables,
     ablation_tables,
+    anatomy_tables,
     latency_tables,
     cost_tables,
 )

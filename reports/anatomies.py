@@ -1,0 +1,135 @@
+"""The anatomies of a frame, and what several of its drawings ask of them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from statistics import fmean
+
+from reports.paired import mcnemar
+from reports.statistics import holm
+from results.anatomy import BySibling, Measures
+from results.frame import Frame
+
+LEVEL = 0.05
+
+
+@dataclass(frozen=True)
+class Anatomy:
+    """What the experts of one cell learned."""
+
+    task: str
+    label: str
+    seed: int
+    cell_id: str
+    measures: Measures
+
+    @property
+    def title(self) -> str:
+        """What a person calls it."""
+        return f"{self.label} on {self.task}, seed {self.seed}"
+
+
+def anatomies(frame: Frame) -> list[Anatomy]:
+    """Return the anatomies of a frame by task, method and seed."""
+    columns = [frame.anatomy[name] for name in ("task", "label", "seed", "cell_id", "measures")]
+    found = [
+        Anatomy(str(task), str(label), int(seed), str(cell_id), Measures.model_validate(measures))
+        for task, label, seed, cell_id, measures in zip(*columns, strict=True)
+    ]
+    return sorted(found, key=lambda one: (one.task, one.label, one.seed, one.cell_id))
+
+
+def first_seeds(found: list[Anatomy]) -> list[Anatomy]:
+    """Keep the first seed of each task and method: what is shown expert by expert."""
+    return list({(one.task, one.label): one for one in reversed(found)}.values())[::-1]
+
+
+def among_siblings(values: BySibling, layer: int) -> list[float]:
+    """Return the values of each two experts of a layer."""
+    matrix = values[layer]
+    pairs = ((a, b) for a in range(len(matrix)) for b in range(a))
+    return [value for a, b in pairs if (value := matrix[a][b]) is not None]
+
+
+def with_siblings(values: BySibling, layer: int, expert: int) -> float | None:
+    """Return the mean value of an expert with each other of its layer."""
+    row = values[layer][expert]
+    known = [value for other, value in enumerate(row) if other != expert and value is not None]
+    return fmean(known) if known else None
+
+
+def label_p_values(measures: Measures) -> list[float]:
+    """Return the p-value of each layer's association with labels, corrected over the layers."""
+    if measures.labels is None:
+        return []
+    corrected = holm(dict(enumerate(measures.labels.p_value)))
+    return [corrected[layer] for layer in range(len(corrected))]
+
+
+def strongest_label(measures: Measures, layer: int, expert: int) -> int | None:
+    """Return the label whose lift lies farthest out, in widths of what chance gives; None without tokens."""
+    labels = measures.labels
+    if labels is None:
+        return None
+
+    def surprise(label: int) -> float:
+        lift, low, high = (
+            table[layer][expert][label] for table in (labels.lift, labels.chance_low, labels.chance_high)
+        )
+        if lift is None or low is None or high is None:
+            return -1.0
+        return abs(lift - (low + high) / 2) / max(high - low, 1e-9)
+
+    best = max(range(len(labels.names)), key=surprise)
+    return best if surprise(best) >= 0 else None
+
+
+def beyond_chance(measures: Measures) -> set[tuple[int, int]]:
+    """Return each (layer, expert) whose strongest label's lift lies outside of what chance gives."""
+    labels, found = measures.labels, set()
+    for layer, row in enumerate(measures.load.share):
+        for expert in range(len(row)):
+            label = strongest_label(measures, layer, expert)
+            if labels is None or label is None:
+                continue
+            lift, low, high = (
+                table[layer][expert][label] for table in (labels.lift, labels.chance_low, labels.chance_high)
+            )
+            if lift is not None and low is not None and high is not None and not low <= lift <= high:
+                found.add((layer, expert))
+    return found
+
+
+def replacement_p_values(measures: Measures) -> dict[tuple[int, int], float]:
+    """Return by (layer, expert) McNemar's p-value of right and wrong answers, corrected over all experts.
+
+    Nothing for heads without classes.
+    """
+    replacement = measures.replacement
+    if replacement is None or replacement.lost is None or replacement.gained is None:
+        return {}
+    counts = {
+        (layer, expert): (lost, replacement.gained[layer][expert])
+        for layer, row in enumerate(replacement.lost)
+        for expert, lost in enumerate(row)
+    }
+    return holm({expert: mcnemar(*pair) for expert, pair in counts.items()})
+
+
+def missed(measures: Measures) -> set[tuple[int, int]]:
+    """Return each (layer, expert) whose replacement costs something that is not noise.
+
+    With classes the corrected p-value tells; without, the interval of the drop.
+    """
+    replacement = measures.replacement
+    if replacement is None:
+        return set()
+    p_values = replacement_p_values(measures)
+    found = set()
+    for layer, row in enumerate(replacement.drop):
+        for expert, drop in enumerate(row):
+            low = replacement.low[layer][expert] or 0.0
+            sure = p_values[layer, expert] < LEVEL if p_values else low > 0
+            if sure and drop is not None and drop > 0:
+                found.add((layer, expert))
+    return found
