@@ -52,12 +52,8 @@ def cells(matrix: Matrix) -> list[CellPlan]:
                 f"task {name!r} is listed {count} times; give its variants task files of their own"
             )
     _refuse_strangers(matrix)
-    plans = [
-        _plan(matrix, choice, task, seed)
-        for task in chosen
-        for seed in matrix.seeds
-        for choice in matrix.methods
-    ]
+    at_any_seed = [[_plan(matrix, choice, task, 0) for choice in matrix.methods] for task in chosen]
+    plans = [replace(plan, seed=seed) for listed in at_any_seed for seed in matrix.seeds for plan in listed]
     _refuse_repeats(plans)
     return plans
 

