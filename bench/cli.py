@@ -230,6 +230,29 @@ def anatomy(
 
 
 @app.command()
+def submit(
+    run: RunOption,
+    method: Annotated[str, typer.Option(help="As the run's table calls it; `teacher` too.")],
+    seed: Annotated[int | None, typer.Option(help="Default: the first seed of the run.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Default: RUN/submissions/METHOD-SEED.zip.")] = None,
+    data: Annotated[
+        Path | None, typer.Option(help="Folder with the test splits; default: the run's.")
+    ] = None,
+    fill: Annotated[
+        bool, typer.Option("--fill", help="Answer tasks that the run lacks by a constant.")
+    ] = False,
+) -> None:
+    """Write the zip of predictions on GLUE's test splits that its server takes."""
+    from bench.submission import submit as write_submission
+    from results.store import RunFolder
+
+    path, filled = write_submission(RunFolder(run), method, seed=seed, out=out, data=data, fill=fill)
+    if filled:
+        error_console.print(f"filled with a constant: {', '.join(filled)}", highlight=False, markup=False)
+    out_console.print(f"wrote {path}", highlight=False)
+
+
+@app.command()
 def check(method: Annotated[str, typer.Argument(help="A registered method.")]) -> None:
     """Run the contract suite on a method, ours or a third party's."""
     from bench.contract import run_contract
