@@ -93,9 +93,11 @@ def test_a_dry_run_lists_cells_and_writes_nothing(moebench, tiny_matrix, tmp_pat
             r"unknown key 'layer'; did you mean 'layers'\?",
         ),
         (["run", "{matrix}", "--task", "rotten"], r"unknown task 'rotten'"),
-        (["run", "{matrix}", "--seeds", "1,1"], r"each seed once"),
+        (["run", "{matrix}", "--seeds", "1,1"], r"each number once"),
         (["run", "{matrix}", "--seeds", "one"], r"write numbers"),
-        (["run", "{matrix}", "--limit", "0"], r"greater than or equal to 1"),
+        (["run", "{matrix}", "--devices", "99"], r"there is no GPU 99"),
+        (["run", "{matrix}", "--devices", "1,1"], r"--devices '1,1': each number once"),
+        (["run", "{matrix}", "--limit", "0"], r"greater than or equal to 1|x>=1"),
         (
             ["run", "{matrix}", "--runtime", "cuda-graf"],
             r"unknown runtime 'cuda-graf'; did you mean 'cuda-graph'",
