@@ -60,6 +60,8 @@ def run(
     ] = None,
     out: Annotated[Path | None, typer.Option(help="Run folder; runs/NAME by default.")] = None,
     executor: Annotated[Literal["serial", "processes"] | None, typer.Option()] = None,
+    devices: Annotated[str | None, typer.Option(help="GPUs, as in 0,1 or 0-3; all by default.")] = None,
+    cells_per_gpu: Annotated[int | None, typer.Option(min=1, help="Cells that share a GPU.")] = None,
     overwrite: Annotated[
         Literal["never", "failed", "stale", "always"],
         typer.Option(help="What is made again besides what is missing; each includes the ones before it."),
@@ -79,18 +81,24 @@ def run(
     overrides: dict[str, Any] = {
         "methods": method or None,
         "tasks": task or None,
-        "seeds": parse_seeds(seeds) if seeds else None,
+        "seeds": parse_numbers(seeds, "--seeds") if seeds else None,
         "teacher": teacher,
         "data": str(data) if data else None,
         "limit": limit,
     }
     chosen = load_matrix(matrix, {key: value for key, value in overrides.items() if value is not None})
-    if executor:
-        chosen = chosen.model_copy(update={"executor": chosen.executor.model_copy(update={"name": executor})})
+    packing = {
+        "devices": devices and tuple(parse_numbers(devices, "--devices")),
+        "cells_per_gpu": cells_per_gpu,
+    }
+    packing = {key: value for key, value in packing.items() if value}
+    if executor or packing:
+        plan = chosen.executor.model_copy(update={"name": executor or "processes", **packing})
+        chosen = chosen.model_copy(update={"executor": plan})
     timing = {key: value for key, value in (("runtimes", tuple(runtime or ())), ("dtype", dtype)) if value}
     if timing:
-        plan = chosen.latency or LatencyPlan()
-        chosen = chosen.model_copy(update={"latency": plan.model_copy(update=timing)})
+        timed = chosen.latency or LatencyPlan()
+        chosen = chosen.model_copy(update={"latency": timed.model_copy(update=timing)})
     if no_latency:
         chosen = chosen.model_copy(update={"latency": None})
     folder = out or Path("runs") / chosen.name
@@ -332,18 +340,18 @@ def new_method(
         out_console.print(f"wrote {path}", highlight=False)
 
 
-def parse_seeds(text: str) -> list[int]:
-    """Read ``0,1,2`` or ``0-4``."""
+def parse_numbers(text: str, option: str) -> list[int]:
+    """Read ``0,1,2`` or ``0-4``, each number once."""
     try:
-        seeds: list[int] = []
+        numbers: list[int] = []
         for part in text.split(","):
             first, dash, last = part.partition("-")
-            seeds += range(int(first), int(last) + 1) if dash else [int(first)]
+            numbers += range(int(first), int(last) + 1) if dash else [int(first)]
     except ValueError:
-        raise UserError(f"--seeds {text!r}: write numbers, as in 0,1,2 or 0-4") from None
-    if not seeds or len(set(seeds)) < len(seeds):
-        raise UserError(f"--seeds {text!r}: each seed once, at least one")
-    return seeds
+        raise UserError(f"{option} {text!r}: write numbers, as in 0,1,2 or 0-4") from None
+    if not numbers or len(set(numbers)) < len(numbers):
+        raise UserError(f"{option} {text!r}: each number once, at least one")
+    return numbers
 
 
 def _dry_run(matrix: Any, folder: Path, overwrite: Any) -> None:

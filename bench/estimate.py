@@ -6,6 +6,7 @@ import os
 import time
 from typing import TYPE_CHECKING
 
+from bench.executors.gpus import places
 from bench.plans import TEACHER
 from bench.training import total_steps
 
@@ -34,7 +35,8 @@ def estimate_seconds(survey: Survey, cells: Sequence[Cell]) -> float:
         seconds.append(examples * factor * forward[cell.task] / rate + PROCESS_START_SECONDS)
     workers = 1
     if survey.matrix.executor.name == "processes":
-        workers = min(survey.matrix.executor.workers or os.cpu_count() or 1, len(seconds) or 1)
+        plan = survey.matrix.executor
+        workers = min(plan.workers or len(places(plan)) or os.cpu_count() or 1, len(seconds) or 1)
     clock = survey.matrix.latency.repeats * PROCESS_START_SECONDS if survey.matrix.latency else 0.0
     return sum(seconds) / workers + clock
 

@@ -109,13 +109,17 @@ class ExecutorPlan(_Strict):
 
     Attributes:
         name: ``serial`` or ``processes``.
-        workers: Processes side by side; None means one a core.
+        workers: Processes side by side; None means one a core, or ``cells_per_gpu`` on every GPU.
         threads: Torch threads of each cell. One is the default: on a busy machine two can be 30 times slower.
+        devices: GPUs of the processes, counted from 0; none named means all. A serial run takes the first.
+        cells_per_gpu: Processes that share a GPU and its memory, in equal parts.
     """
 
     name: Literal["serial", "processes"] = "serial"
     workers: int | None = Field(default=None, ge=1)
     threads: int = Field(default=1, ge=1)
+    devices: tuple[Annotated[int, Field(ge=0)], ...] = ()
+    cells_per_gpu: int = Field(default=1, ge=1)
 
 
 class TuningPlan(_Strict):

@@ -11,6 +11,7 @@ from bench import assets, checkpoints
 from bench.cell import Job, encode_split
 from bench.encoded import Encoded
 from bench.errors import UserError
+from bench.executors.gpus import places
 from bench.latency.workloads import Workload
 from bench.matrix import Matrix
 from bench.plans import TEACHER, CellPlan, cells, one_each, teacher_plan, tuned_on
@@ -91,7 +92,7 @@ class Survey:
         self.cache = assets.cache_folder() / "tokenised"
         self.checkpoint = checkpoints.resolve(matrix.teacher)
         self.device, self.precision = choose_device(matrix.precision)
-        self._check_latency()
+        self._check()
         self.rows = {plan.task.name: self._load(plan.task) for plan in one_each(self.plans)}
         self.trials = matrix_trials(matrix)
         self.train_rows = {
@@ -217,8 +218,9 @@ class Survey:
             return replace(cell, job=job)
         return replace(cell, job=job, record=record, state=state_of(record), reason=record.reason)
 
-    def _check_latency(self) -> None:
-        """Refuse unknown runtimes and workloads before anything is trained."""
+    def _check(self) -> None:
+        """Refuse GPUs, runtimes and workloads that are not there before anything is trained."""
+        places(self.matrix.executor)
         plan = self.matrix.latency
         for runtime in plan.runtimes if plan else ():
             runtimes.entry(runtime)

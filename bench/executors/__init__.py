@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
+from bench.executors.gpus import places
 from bench.executors.processes import run_in_processes
 from bench.executors.serial import run_serially
 
@@ -20,4 +21,4 @@ def execute(jobs: Sequence[Job], plan: ExecutorPlan, listener: Listener) -> Iter
     if plan.name == "serial" or len(jobs) < 2:
         yield from run_serially(jobs, listener)
     else:
-        yield from run_in_processes(jobs, plan.workers, plan.threads, listener)
+        yield from run_in_processes(jobs, plan.workers, plan.threads, listener, places(plan))

@@ -1,4 +1,4 @@
-"""Cells side by side in processes of their own, each with its own threads (joblib's loky)."""
+"""Cells side by side in processes of their own, each with its own threads and GPU (joblib's loky)."""
 
 from __future__ import annotations
 
@@ -8,10 +8,13 @@ import threading
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from queue import Queue
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 from bench.events import Event, Listener
+from bench.executors.gpus import occupy, take
 from bench.executors.serial import run_watched
 
 if TYPE_CHECKING:
@@ -20,9 +23,13 @@ if TYPE_CHECKING:
 
 
 def run_in_processes(
-    jobs: Sequence[Job], workers: int | None, threads: int, listener: Listener
+    jobs: Sequence[Job],
+    workers: int | None,
+    threads: int,
+    listener: Listener,
+    places: Sequence[str] = (),
 ) -> Iterator[CellRecord]:
-    """Make the cells in up to ``workers`` processes (None: one a core).
+    """Make the cells in up to ``workers`` processes (None: one a place on a GPU, or a core).
 
     A worker that dies (out of memory, a crash in native code) takes the pool with it. The cells that are left are then
     made one at a time, each in a process of its own, and one whose process dies again is recorded as failed.
@@ -30,34 +37,48 @@ def run_in_processes(
     from joblib.externals.loky.process_executor import BrokenProcessPool
 
     done: set[str] = set()
-    count = min(workers or os.cpu_count() or 1, len(jobs))
+    count = min(workers or len(places) or os.cpu_count() or 1, len(places) or len(jobs), len(jobs))
     with _relay(listener) as queue:
         try:
-            for record in _pool(jobs, count, threads, queue):
+            for record in _pool(jobs, count, threads, queue, places):
                 done.add(record.id)
                 yield record
         except BrokenProcessPool:
             for job in (job for job in jobs if job.cell_id not in done):
                 try:
-                    yield from _pool([job], 1, threads, queue)
+                    yield from _pool([job], 1, threads, queue, places)
                 except BrokenProcessPool as error:
                     yield _died(job, error, listener)
 
 
-def _pool(jobs: Sequence[Job], count: int, threads: int, queue: Queue[Event | None]) -> Iterator[CellRecord]:
+def _pool(
+    jobs: Sequence[Job],
+    count: int,
+    threads: int,
+    queue: Queue[Event | None],
+    places: Sequence[str] = (),
+) -> Iterator[CellRecord]:
     from concurrent.futures import as_completed
 
     from joblib.externals.loky import ProcessPoolExecutor
 
     variables = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), str(threads))
-    pool = ProcessPoolExecutor(
-        max_workers=count, env=variables, initializer=_end_with, initargs=(os.getpid(),)
-    )
-    try:
-        for future in as_completed([pool.submit(run_watched, job, queue.put) for job in jobs]):
-            yield future.result()
-    finally:
-        pool.shutdown(wait=True, kill_workers=True)
+    with TemporaryDirectory(prefix="moebench-places-") as locks:
+        begin = (os.getpid(), tuple(places), Path(locks))
+        pool = ProcessPoolExecutor(max_workers=count, env=variables, initializer=_begin, initargs=begin)
+        try:
+            for future in as_completed([pool.submit(run_watched, job, queue.put) for job in jobs]):
+                yield future.result()
+        finally:
+            pool.shutdown(wait=True, kill_workers=True)
+
+
+def _begin(parent: int, places: Sequence[str], locks: Path) -> None:
+    """Tie this worker to the run, and give it a place on a GPU, where there are any."""
+    _end_with(parent)
+    if places:
+        place = take(places, locks)
+        occupy(place, places.count(place))
 
 
 def _end_with(parent: int) -> None:
