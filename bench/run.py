@@ -14,7 +14,8 @@ from bench.events import Event, Listener, ignore
 from bench.executors import execute
 from bench.latency.session import time_matrix
 from bench.matrix import Matrix
-from bench.survey import Cell, Overwrite, Survey, to_make
+from bench.space import require_space
+from bench.survey import REDO, Cell, Overwrite, Survey, to_make
 from results.record import CellRecord
 from results.store import RunFolder, write_atomically
 
@@ -61,6 +62,7 @@ def run(
     """
     folder = RunFolder(out)
     survey = Survey(matrix, folder)
+    _require_space(survey, overwrite)
     with folder.lock():
         write_atomically(folder.matrix_file, matrix_yaml(matrix).encode())
         for batch in (survey.teacher_tries, survey.student_tries, survey.teachers, survey.students):
@@ -88,6 +90,13 @@ def run(
         timings=dict(Counter(timing.status for timing in timings)),
         failures=failures,
     )
+
+
+def _require_space(survey: Survey, overwrite: Overwrite) -> None:
+    """Refuse a full disk before the first cell: every cell keeps a checkpoint, about as large as the teacher's."""
+    waiting = [cell for cell in (*survey.teachers(), *survey.students()) if cell.state in REDO[overwrite]]
+    weights = sum(file.stat().st_size for file in survey.checkpoint.folder.glob("*.safetensors"))
+    require_space(survey.folder.path, len(waiting) * weights, f"the checkpoints of {len(waiting)} cells")
 
 
 def keep_tuning(folder: RunFolder, cells: Sequence[Cell]) -> None:
