@@ -77,34 +77,30 @@ def features(encoded: Encoded) -> list[dict]:
 
 
 @pytest.mark.parametrize("max_length", [40, 64, 384])
-def test_windows_are_those_of_the_tokenizer_with_the_same_overlap(tokenizer, max_length: int) -> None:
+def test_windows_slide_over_the_context_token_by_token(tokenizer, max_length: int) -> None:
     context = " ".join([CONTEXT] * 30)
     question = "When did the earthquake happen?"
     encoded = encode(
         make_task(max_length), make_rows((question, context, NO_ANSWER)), tokenizer, cache=None, key="k"
     )
-    room = max_length - 3 - len(tokenizer(question, add_special_tokens=False)["input_ids"])
-    expected = tokenizer(
-        question,
-        context,
-        truncation="only_second",
-        max_length=max_length,
-        stride=min(OVERLAP, room * 3 // 4),
-        return_overflowing_tokens=True,
-        return_offsets_mapping=True,
-    )
-    found = features(encoded)
-    assert len(found) > 1
-    assert [one["ids"] for one in found] == expected["input_ids"]
-    assert [one["types"] for one in found] == expected["token_type_ids"]
-    for number, one in enumerate(found):
-        offsets = [
-            offset if side == 1 else (0, 0)
-            for offset, side in zip(
-                expected["offset_mapping"][number], expected.sequence_ids(number), strict=True
-            )
-        ]
-        assert [tuple(span) for span in one["spans"].tolist()] == offsets
+    asked = tokenizer(question, add_special_tokens=False)["input_ids"]
+    whole = tokenizer(context, add_special_tokens=False, return_offsets_mapping=True)
+    tokens, offsets = whole["input_ids"], whole["offset_mapping"]
+    start_id, end_id = tokenizer.cls_token_id, tokenizer.sep_token_id
+    room = max_length - 3 - len(asked)
+    found, first, no_span = features(encoded), 0, (0, 0)
+    while True:  # one window after the other; each begins `overlap` tokens before the last one's end
+        window = slice(first, first + room)
+        one = found.pop(0)
+        assert one["ids"] == [start_id, *asked, end_id, *tokens[window], end_id]
+        assert one["types"] == [0] * (len(asked) + 2) + [1] * (len(tokens[window]) + 1)
+        spans = [no_span] * (len(asked) + 2) + offsets[window] + [no_span]
+        assert [tuple(span) for span in one["spans"].tolist()] == spans
+        if first + room >= len(tokens):
+            break
+        first += room - min(OVERLAP, room * 3 // 4)
+    assert first > 0
+    assert found == []
 
 
 def test_consecutive_windows_share_128_tokens_at_length_384(tokenizer) -> None:
