@@ -6,7 +6,15 @@ import time
 from types import TracebackType
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TaskID,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
 
 from bench.events import Event
 
@@ -33,10 +41,13 @@ class Display:
             MofNCompleteColumn(),
             TextColumn("{task.fields[note]}"),
             TimeElapsedColumn(),
+            TextColumn("left"),
+            TimeRemainingColumn(),
             console=console,
             disable=not self.live,
+            transient=True,
         )
-        self.overall = self.progress.add_task("cells", total=0, note="")
+        self.overall = self.progress.add_task("cells", total=None, note="reading teacher, methods and rows")
 
     def __enter__(self) -> Display:
         self.progress.start()
