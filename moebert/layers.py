@@ -105,8 +105,8 @@ class MoEBertLayer(GradientCheckpointingLayer):
             return LayerOutput(self._run_experts(attended, dispatch), attentions, None, None)
         gated = self.gate(attended, token_mask)
         dispatch = sort_by_expert(gated.expert_ids.flatten(), self.num_experts)
-        outputs = self._run_experts(attended, dispatch) * gated.probability.unsqueeze(-1)
-        return LayerOutput(outputs.to(attended.dtype), attentions, gated.logits, gated.balance_loss)
+        outputs = self._run_experts(attended, dispatch._replace(probability=gated.probability.flatten()))
+        return LayerOutput(outputs, attentions, gated.logits, gated.balance_loss)
 
     def _run_experts(self, attended: Tensor, dispatch: Dispatch | None) -> Tensor:
         outputs: Tensor = self.experts(attended.flatten(0, 1), dispatch)

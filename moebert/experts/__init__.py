@@ -5,6 +5,7 @@ from __future__ import annotations
 from difflib import get_close_matches
 
 from moebert.experts.contract import Activation, Dispatch, ExpertWeights, Implementation, sort_by_expert
+from moebert.experts.fused import fastest_experts, fused_experts
 from moebert.experts.grouped import grouped_experts
 from moebert.experts.reference import reference_experts
 
@@ -19,8 +20,13 @@ __all__ = [
     "sort_by_expert",
 ]
 
-IMPLEMENTATIONS: dict[str, Implementation] = {"reference": reference_experts, "grouped": grouped_experts}
-DEFAULT_IMPLEMENTATION = "grouped"
+IMPLEMENTATIONS: dict[str, Implementation] = {
+    "reference": reference_experts,
+    "grouped": grouped_experts,
+    "fused": fused_experts,
+    "auto": fastest_experts,
+}
+DEFAULT_IMPLEMENTATION = "auto"
 
 
 def find_implementation(name: str) -> Implementation:

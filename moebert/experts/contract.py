@@ -1,13 +1,16 @@
 """What an implementation of the experts is given and what it must give back.
 
-An implementation gives every token ``LayerNorm_e(token + dropout(activation(token W1_e + b1_e) W2_e + b2_e))`` of
-its expert e. Tokens and outputs are ``[tokens, hidden]`` in sequence order; the dispatch says how to walk them sorted
-by expert, so that an implementation may gather and scatter where it costs least.
+An implementation gives every token ``p LayerNorm_e(token + dropout(activation(token W1_e + b1_e) W2_e + b2_e))`` of
+its expert e, where p is the gate's probability, 1 without a gate. Tokens and outputs are ``[tokens, hidden]`` in
+sequence order and of one precision; the dispatch says how to walk them sorted by expert, so that an implementation may
+gather and scatter where it costs least.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import cache
+from importlib.util import find_spec
 from typing import NamedTuple
 
 import torch
@@ -19,21 +22,29 @@ Activation = Callable[[Tensor], Tensor]
 class Dispatch(NamedTuple):
     """Which expert each token visits, and the tokens sorted by expert.
 
-    Several layers may be stacked in front: ``[layers, tokens]`` and ``[layers, experts]``.
+    Several layers may be stacked in front, ``[layers, tokens]`` and ``[layers, experts]``, if there is no gate.
 
     Attributes:
         expert_ids: ``[tokens]``, int64.
         order: ``[tokens]``, int64, the tokens sorted by expert, in sequence order within an expert.
         ends: ``[experts]``, int32, where in ``order`` the segment of each expert ends.
+        probability: ``[tokens]``, what a gate multiplies outputs with; None without a gate.
     """
 
     expert_ids: Tensor
     order: Tensor
     ends: Tensor
+    probability: Tensor | None = None
 
     def layer(self, index: int) -> Dispatch:
         """Return the dispatch of one layer of a stack."""
         return Dispatch(self.expert_ids[index], self.order[index], self.ends[index])
+
+    def gated(self, outputs: Tensor) -> Tensor:
+        """Multiply ``[tokens, hidden]`` with the gate's probability, if there is one."""
+        if self.probability is None:
+            return outputs
+        return (outputs * self.probability.unsqueeze(-1)).to(outputs.dtype)
 
 
 class ExpertWeights(NamedTuple):
@@ -71,7 +82,17 @@ def sort_by_expert(expert_ids: Tensor, num_experts: int) -> Dispatch:
         expert_ids: ``[..., tokens]``, int64.
         num_experts: Experts of a layer.
     """
+    if expert_ids.is_cuda and has_triton():
+        from moebert.experts.triton_sort import counting_sort
+
+        return Dispatch(expert_ids, *counting_sort(expert_ids, num_experts))
     sorted_ids, order = expert_ids.sort(dim=-1, stable=True)
     experts = torch.arange(num_experts, device=expert_ids.device).expand(*expert_ids.shape[:-1], -1)
     ends = torch.searchsorted(sorted_ids, experts.contiguous(), right=True, out_int32=True)
     return Dispatch(expert_ids, order, ends)
+
+
+@cache
+def has_triton() -> bool:
+    """Say whether triton can be imported, without importing it."""
+    return find_spec("triton") is not None

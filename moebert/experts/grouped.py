@@ -23,7 +23,7 @@ def grouped_experts(
 ) -> Tensor:
     """Run all experts on ``[tokens, hidden]``; see the contract."""
     run = expert_by_expert if tokens.device.type == "cpu" else all_at_once
-    return run(tokens, dispatch, weights, activation, dropout)
+    return dispatch.gated(run(tokens, dispatch, weights, activation, dropout))
 
 
 def expert_by_expert(

@@ -27,4 +27,4 @@ def reference_experts(
             x + y, x.shape[1:], weights.norm[expert], weights.norm_bias[expert], weights.norm_eps
         )
         outputs = outputs.index_copy(0, visitors, normed.to(outputs.dtype))
-    return outputs
+    return dispatch.gated(outputs)

@@ -210,18 +210,20 @@ def test_the_named_implementation_is_the_one_that_runs(
         monkeypatch.setitem(
             IMPLEMENTATIONS, name, lambda *a, _n=name, _f=function: (ran.append(_n), _f(*a))[1]
         )
-    for name in ("reference", "grouped"):
+    for name in IMPLEMENTATIONS:
         student.set_experts_implementation(name)
         assert student.get_experts_implementation() == {"": name}
         student(**batch)
-    assert ran == ["reference"] * 3 + ["grouped"] * 3
+    assert ran == [name for name in IMPLEMENTATIONS for _ in range(3)]
 
 
 def test_an_unknown_implementation_is_refused_with_the_nearest(make_student: Any) -> None:
     student = make_student("hash-random")
-    with pytest.raises(ValueError, match=r"'groupd'; did you mean 'grouped'. known: reference, grouped"):
+    with pytest.raises(
+        ValueError, match=r"'groupd'; did you mean 'grouped'. known: reference, grouped, fused, auto"
+    ):
         student.set_experts_implementation("groupd")
-    assert student.get_experts_implementation() == {"": "grouped"}
+    assert student.get_experts_implementation() == {"": "auto"}
 
 
 def test_a_model_without_training_data_balances_its_vocabulary() -> None:

@@ -139,11 +139,14 @@ def test_the_winning_probability_scales_what_comes_after_layernorm(
 ) -> None:
     student, inputs = make_student(gate_routing), inputs_of(make_batch())
     layer = student.bert.encoder.layer[-1]
-    seen: dict[str, Tensor] = {}
-    layer.experts.register_forward_hook(lambda _m, args, output: seen.update(normed=output))
+    seen: dict[str, Any] = {}
+    hook = layer.experts.register_forward_hook(lambda _m, args, output: seen.update(args=args))
     layer.gate.register_forward_hook(lambda _m, args, output: seen.update(p=output.probability))
     last = student.bert(**inputs).last_hidden_state
-    expected = seen["normed"].view_as(last) * seen["p"].unsqueeze(-1)
+    hook.remove()
+    tokens, dispatch = seen["args"]
+    normed = layer.experts(tokens, dispatch._replace(probability=None))
+    expected = normed.view_as(last) * seen["p"].unsqueeze(-1)
     torch.testing.assert_close(last, expected, rtol=0, atol=1e-12)
     assert seen["p"].max() < 1
 
