@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -67,10 +67,14 @@ class Checkpoint:
         shapes = {name: tuple(entry["shape"]) for name, entry in _tensors(self.folder)}
         if shapes.get(f"{layer}.weight", ())[:1] != (task.num_labels,) or f"{layer}.bias" not in shapes:
             return False
-        by_code = sorted((config.get("id2label") or {}).items(), key=lambda item: int(item[0]))
-        names = [str(name) for _, name in by_code]
-        generic = [f"LABEL_{code}" for code in range(task.num_labels)]
-        return task.head != "classification" or names in ([], generic) or _plain(names) == _plain(task.labels)
+        return has_labels_of(config.get("id2label") or {}, task)
+
+
+def has_labels_of(names: Mapping[Any, Any], task: Task) -> bool:
+    """Say whether the classes of a checkpoint, by code, are the task's; names such as LABEL_0 contradict nothing."""
+    named = [str(name) for _, name in sorted(names.items(), key=lambda item: int(item[0]))]
+    generic = [f"LABEL_{code}" for code in range(task.num_labels)]
+    return task.head != "classification" or named in ([], generic) or _plain(named) == _plain(task.labels)
 
 
 def resolve(spec: str) -> Checkpoint:

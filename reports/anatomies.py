@@ -85,9 +85,14 @@ def strongest_label(measures: Measures, layer: int, expert: int) -> int | None:
 
 
 def beyond_chance(measures: Measures) -> set[tuple[int, int]]:
-    """Return each (layer, expert) whose strongest label's lift lies outside of what chance gives."""
-    labels, found = measures.labels, set()
+    """Return each (layer, expert) whose strongest label's lift chance does not give.
+
+    The layer's corrected p-value must be small too: of twenty experts one has such a lift by chance.
+    """
+    labels, found, p_values = measures.labels, set(), label_p_values(measures)
     for layer, row in enumerate(measures.load.share):
+        if not p_values or p_values[layer] >= LEVEL:
+            continue
         for expert in range(len(row)):
             label = strongest_label(measures, layer, expert)
             if labels is None or label is None:

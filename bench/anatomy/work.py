@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
+from transformers.utils import logging as transformers_logging
 
 from bench import assets, checkpoints
 from bench.anatomy.examples import examples_markdown
@@ -69,6 +70,7 @@ def examine(subject: Subject, *, data: Path | None, limit: int | None, examples:
     """
     started = now()
     torch.set_num_threads(1)
+    transformers_logging.disable_progress_bar()
     device = choose_device("fp32")[0]
     dissect = anatomies.get(checkpoints.model_type(subject.folder))
     rows, available = _rows(subject, data, ROWS if limit is None else limit)
@@ -161,10 +163,16 @@ def _load(subject: Subject) -> PreTrainedModel:
     if subject.identity is not None:
         return load_student(subject.identity, folder, task)
     model, loading = _from_folder(folder, task)
-    if loading["missing_keys"] or model.config.num_labels != task.num_labels:
+    config = model.config
+    if loading["missing_keys"] or config.num_labels != task.num_labels:
         raise UserError(
             f"{folder}: has no head for task {task.name!r} ({task.head}, {task.num_labels} outputs); "
-            f"it is a {', '.join(model.config.architectures or [])} with {model.config.num_labels}"
+            f"it is a {', '.join(config.architectures or [])} with {config.num_labels}"
+        )
+    if not checkpoints.has_labels_of(config.id2label, task):
+        raise UserError(
+            f"{folder}: its classes are {', '.join(config.id2label.values())}; those of task {task.name!r} are "
+            f"{', '.join(task.labels)}, in this order"
         )
     return model
 

@@ -60,8 +60,8 @@ FIGURES: tuple[FigureEntry, ...] = (
         "What the experts learned",
         "A square is an expert. Load: share of the tokens. Distance: how far its weights moved from the teacher's "
         "neurons. CKA: how alike it is to its siblings on the same tokens. Lift: of the label that it serves farthest "
-        "from chance. Drop and other predictions: when a sibling takes its tokens. A white dot marks what chance "
-        "leaves out at 95 %.",
+        "from chance. Drop and other predictions: when a sibling takes its tokens. A white dot marks what is not noise "
+        "at 5 %, corrected as in the tables.",
         anatomy.draw,
     ),
     FigureEntry(

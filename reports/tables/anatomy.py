@@ -10,6 +10,7 @@ from reports.anatomies import (
     Anatomy,
     among_siblings,
     anatomies,
+    beyond_chance,
     first_seeds,
     label_p_values,
     missed,
@@ -60,21 +61,21 @@ EXPERTS = (
     "other predictions (%)",
     "commonest tokens",
 )
-LOAD = (
-    "Load is the share of tokens, padding left out. Balance coefficient: N times the sum of squared loads, 1 if "
-    "balanced and N if one expert has all."
-)
+LOAD = "Load is the share of tokens, padding left out; the busiest expert's is held against the mean of its layer."
+BALANCE = "Balance coefficient: N times the sum of squared loads, 1 if balanced and N if one expert has all."
 WEIGHTS = (
-    "Cosine to the start: mean over an expert's neurons with the teacher's neuron that each was cut from. Shared "
-    "neurons were given to both of two siblings and began at cosine 1; own neurons are each held against the most "
-    "alike of the sibling's."
+    "Cosine to the start: mean over an expert's neurons with the teacher's neuron that each was cut from."
+)
+SIBLINGS = (
+    "Shared neurons were given to both of two siblings and began at cosine 1; own neurons are each held against the "
+    "most alike of the sibling's."
 )
 OUTPUTS = "CKA is linear, of what two experts make of the same tokens: 1 if they do the same up to rotation and scale."
 LABELS = (
     "Lift: share of a label among the expert's tokens over its share among all, in brackets the middle 95 % by chance "
-    "(labels shuffled over rows); bold outside of it. p asks whether a token's expert tells more of its row's label "
-    "than chance, corrected over the layers (Holm). Under a hash this says which words were dealt to whom before "
-    "training, not what training made of it."
+    "(labels shuffled over rows). p asks whether a token's expert tells more of its row's label than chance, corrected "
+    "over the layers (Holm); bold: a lift outside of the brackets in a layer whose p is below 5 %. Under a hash this "
+    "says which words were dealt to whom before training, not what training made of it."
 )
 REPLACED = (
     "Drop: points of 100 of the score that are lost when the expert's tokens go to a sibling (each row to one, all "
@@ -108,7 +109,7 @@ def anatomy_tables(frame: Frame) -> list[Table]:
             LAYERS,
             shown,
             _layers,
-            (rows, *several, LOAD, WEIGHTS, OUTPUTS, LABELS),
+            (rows, *several, LOAD, BALANCE, WEIGHTS, SIBLINGS, OUTPUTS, LABELS),
         ),
         _by_model(
             "anatomy-experts",
@@ -231,8 +232,9 @@ def _lift(found: Measures, layer: int, expert: int) -> Entry:
         table[layer][expert][label] for table in (labels.lift, labels.chance_low, labels.chance_high)
     )
     assert lift is not None and low is not None and high is not None  # noqa: PT018 (strongest_label saw to it)
-    text = f"{labels.names[label]} {lift:.2f} [{low:.2f}, {high:.2f}]"
-    return Entry(text, lift, low, high, sum(labels.counts[layer][expert]), marked=not low <= lift <= high)
+    text = f"{labels.names[label]} {lift:.3f} [{low:.3f}, {high:.3f}]"
+    n = sum(labels.counts[layer][expert])
+    return Entry(text, lift, low, high, n, marked=(layer, expert) in beyond_chance(found))
 
 
 def _drop(found: Measures, layer: int, expert: int, *, marked: bool) -> Entry:

@@ -63,9 +63,9 @@ def saved(model, tiny_checkpoint: Path, folder: Path) -> Path:
     return folder
 
 
-@pytest.fixture
-def checkpoint(tiny_checkpoint, tmp_path) -> Path:
-    return saved(planted(VOCABULARY, GOOD, BAD), tiny_checkpoint, tmp_path / "planted")
+@pytest.fixture(scope="module")
+def checkpoint(tiny_checkpoint, tmp_path_factory) -> Path:
+    return saved(planted(VOCABULARY, GOOD, BAD), tiny_checkpoint, tmp_path_factory.mktemp("checkpoint"))
 
 
 @pytest.fixture(scope="module")
@@ -101,6 +101,38 @@ def cell_of(run: Path, label: str) -> CellRecord:
 def anatomy_of(run: Path) -> AnatomyRecord:
     (found,) = (record for record in RunFolder(run).records() if isinstance(record, AnatomyRecord))
     return found
+
+
+@pytest.fixture(scope="module")
+def places(checkpoint, trained, tiny_checkpoint, tiny_task, tmp_path_factory) -> dict[str, object]:
+    """Every wrong thing that somebody may give, and the right ones beside."""
+    folder = tmp_path_factory.mktemp("places")
+    shape = {"vocab_size": VOCABULARY, "hidden_size": 16, "num_attention_heads": 4, "intermediate_size": 64}
+    other = BertForSequenceClassification(BertConfig(**shape, num_hidden_layers=3))
+    three = MoEBertForSequenceClassification(
+        MoEBertConfig(**shape, num_hidden_layers=1, max_position_embeddings=32, num_labels=3)
+    )
+    reverse = planted(VOCABULARY, GOOD, BAD)
+    reverse.config.id2label = {0: "good", 1: "bad"}
+    (folder / "full").mkdir()
+    (folder / "full" / "thesis.tex").write_text("mine")
+    cell = cell_of(trained, "moebert").id
+    return {
+        "checkpoint": checkpoint,
+        "task": tiny_task,
+        "tmp": folder,
+        "run": trained,
+        "dense": tiny_checkpoint,
+        "other": saved(other, tiny_checkpoint, folder / "other"),
+        "three": saved(three, tiny_checkpoint, folder / "three"),
+        "reverse": saved(reverse, tiny_checkpoint, folder / "reverse"),
+        "full": folder / "full",
+        "bare": shutil.copytree(trained, folder / "bare", ignore=lambda *_: ["models"]),
+        "students": shutil.copytree(trained, folder / "students", ignore=lambda *_: [cell, f"{cell}.json"]),
+        "cell": cell,
+        "student": cell_of(trained, "finetune").id,
+        "near": cell[:-1] + "x",
+    }
 
 
 def sentences(tiny_task: Path) -> list[str]:
@@ -222,52 +254,30 @@ def test_a_checkpoint_of_a_run_with_its_teacher_measures_as_the_run_does(moebenc
         (["{checkpoint}", "--task", "{task}", "--out", "{full}"], "is not a report"),
         (["{checkpoint}", "--task", "stsb"], "stsb"),
         (["{three}", "--task", "{task}"], "has no head for task 'tiny' (classification, 2 outputs)"),
+        (["{reverse}", "--task", "{task}"], "its classes are good, bad; those of task 'tiny' are bad, good"),
         (["{dense}", "--task", "{task}"], "its model_type is 'bert', which is no mixture of experts known"),
         (["{tmp}", "--task", "{task}"], "neither a run folder (records/) nor a checkpoint (config.json)"),
         (["{run}", "--cell", "{near}"], "did you mean '{cell}'?"),
         (["{run}", "--cell", "{student}"], "its model_type is 'bert', which is no mixture"),
         (["{run}", "--teacher", "{dense}"], "--teacher is for a checkpoint"),
         (["{run}", "--task", "rotten-tomatoes"], "unknown task 'rotten-tomatoes'; known: tiny"),
-        (["{run}", "--limit", "1"], "greater than or equal to 2"),
+        (["{run}", "--limit", "1"], "'--limit'"),
         (["{bare}"], "its checkpoints are not here"),
         (["{students}"], "no finished cell is a mixture of experts; there are bert; possible: moebert"),
     ],
 )
 def test_bad_input_is_one_clear_line_exit_code_2_and_nothing_written(
-    moebench, checkpoint, run, tiny_checkpoint, tiny_task, tmp_path, monkeypatch, words, message
+    moebench, places, tmp_path, monkeypatch, words, message
 ):
-    cell, student = cell_of(run, "moebert"), cell_of(run, "finetune")
-    other = BertForSequenceClassification(BertConfig(vocab_size=VOCABULARY, hidden_size=16, num_hidden_layers=3,
-                                                     num_attention_heads=4, intermediate_size=64))  # fmt: skip
-    three = MoEBertForSequenceClassification(
-        MoEBertConfig(vocab_size=VOCABULARY, hidden_size=16, num_hidden_layers=1, num_attention_heads=4,
-                      intermediate_size=64, max_position_embeddings=32, num_labels=3)
-    )  # fmt: skip
-    places = {
-        "checkpoint": checkpoint,
-        "task": tiny_task,
-        "tmp": tmp_path,
-        "run": run,
-        "dense": tiny_checkpoint,
-        "other": saved(other, tiny_checkpoint, tmp_path / "other"),
-        "three": saved(three, tiny_checkpoint, tmp_path / "three"),
-        "full": tmp_path / "full",
-        "bare": shutil.copytree(run, tmp_path / "bare", ignore=lambda *_: ["models"]),
-        "students": shutil.copytree(run, tmp_path / "students", ignore=lambda *_: [cell.id, f"{cell.id}.json"]),
-        "cell": cell.id,
-        "student": student.id,
-        "near": cell.id[:-1] + "x",
-    }  # fmt: skip
-    (tmp_path / "full").mkdir()
-    (tmp_path / "full" / "thesis.tex").write_text("mine")
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("MOEBENCH_DATA", raising=False)
-    before = sorted(tmp_path.rglob("*"))
+    before = sorted(places["tmp"].rglob("*"))
     code, stdout, stderr = moebench("anatomy", *(word.format(**places) for word in words))
     assert code == 2, stdout + stderr
     assert message.format(**places) in stderr
     assert "Traceback" not in stderr
-    assert [path for path in sorted(tmp_path.rglob("*")) if path not in before and path.name != ".lock"] == []
+    assert sorted(places["tmp"].rglob("*")) == before
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_run_without_a_finished_mixture_says_what_it_has(moebench, run):
