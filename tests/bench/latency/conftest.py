@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -100,7 +101,7 @@ def request_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[...
     (plugins / "clock_plugins-1.dist-info" / "entry_points.txt").write_text(ENTRY_POINTS)
     (plugins / "clock_plugins-1.dist-info" / "METADATA").write_text("Name: clock-plugins\nVersion: 1\n")
     monkeypatch.syspath_prepend(str(plugins))
-    monkeypatch.setenv("PYTHONPATH", str(plugins))
+    monkeypatch.setenv("PYTHONPATH", str(plugins), prepend=os.pathsep)
     task = toy_task("classification")
     toy_teacher(task).save_pretrained(tmp_path / "teacher")
 

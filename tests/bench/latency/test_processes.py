@@ -6,6 +6,8 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
+from importlib.util import find_spec
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -79,3 +81,20 @@ def test_a_planted_slowdown_is_found_by_the_living_clock(request_for: Any) -> No
     }
     assert ratio["teacher"] == pytest.approx(1, abs=0.15)
     assert ratio["twice"] == pytest.approx(0.5, abs=0.1)
+
+
+@pytest.mark.gpu
+def test_a_captured_model_is_timed_and_weighed_in_processes_of_its_own(request_for: Any) -> None:
+    request = request_for(batches={"1x8": toy_inputs(1, 8)}, repeats=1, memory=True)
+    setting = replace(request.setting, runtime="cuda-graph", device="cuda", dtype="bf16")
+    request = replace(request, setting=setting, candidates=(request.baseline,))
+    (timing,) = time_cells(request).values()
+    assert timing.status == "done", timing.reason
+    (repeat,) = timing.repeats
+    assert all(0 < ms < 100 for ms in (*repeat.baseline_ms, *repeat.candidate_ms))
+    assert repeat.candidate_peak_memory_bytes is not None
+    assert repeat.candidate_peak_memory_bytes > 10**5
+    assert repeat.baseline_energy_mj == repeat.candidate_energy_mj
+    if find_spec("pynvml"):
+        assert repeat.baseline_energy_mj is not None
+        assert repeat.baseline_energy_mj > 0
