@@ -30,6 +30,7 @@ AUTO_MODELS = {
     "extractive-qa": "AutoModelForQuestionAnswering",
 }
 REGISTERED_BY = {"moebert": "moebert", "pruned-bert": "methods.pruned_bert"}
+_ESCAPES = {ord(sign): f"\\u{ord(sign):04x}" for sign in "`<"}
 ONE_DATA_SET = (
     "Measured on the validation split of one data set with one seed; other text, longer text and other languages were "
     "not tried, nor were bias and robustness."
@@ -119,7 +120,11 @@ def _metadata(record: CellRecord, config: dict[str, Any]) -> dict[str, Any]:
     return {
         "library_name": "transformers",
         "pipeline_tag": pipeline,
-        "tags": ["bert", "compression", str(config.get("model_type", "bert")), record.identity.method],
+        "tags": list(
+            dict.fromkeys(
+                ["bert", "compression", str(config.get("model_type", "bert")), record.identity.method]
+            )
+        ),
         "metrics": sorted({score for scores in record.scores.values() for score in scores}),
         "model-index": [{"name": f"{record.label} on {record.task}", "results": results}],
     }
@@ -188,8 +193,8 @@ def _making(record: CellRecord) -> str:
     paper = references().get(record.paper)
     facts = {
         "method": identity.method + (f" ({paper.cite()}, {paper.title})" if paper else ""),
-        "configuration": json.dumps(identity.config, ensure_ascii=False) if identity.config else "none",
-        "budget": json.dumps(identity.budget.model_dump(mode="json")),
+        "configuration": _code(identity.config) if identity.config else "none",
+        "budget": _code(identity.budget.model_dump(mode="json")),
         "seed": str(identity.seed),
         "precision": identity.precision,
         "data fingerprint": identity.data,
@@ -198,7 +203,16 @@ def _making(record: CellRecord) -> str:
         "sha256 of these weights": record.weights_sha256,
         "suite": f"moebert-bench {record.suite_version}, cell {record.id}",
     }
-    return "\n".join(f"- {name}: {escape_markdown(value)}" for name, value in facts.items())
+    return "\n".join(
+        f"- {name}: {value if value.startswith('`') else escape_markdown(value)}"
+        for name, value in facts.items()
+    )
+
+
+def _code(value: Any) -> str:
+    """Write plain data as code; what would end the code or begin a tag stands as JSON's own escape."""
+    text = json.dumps(value, ensure_ascii=False)
+    return f"`{text.translate(_ESCAPES)}`"
 
 
 def _loading(record: CellRecord, config: dict[str, Any]) -> str:
