@@ -7,6 +7,7 @@ splits name it.
 
 from __future__ import annotations
 
+import difflib
 import hashlib
 import os
 import re
@@ -65,6 +66,9 @@ def load_rows(
 
     if "train" not in task.splits:
         raise UserError(f"task {task.name!r} has no training rows; its splits: {', '.join(task.splits)}")
+    for role in task.evaluation_splits:
+        if task.splits[role] == task.splits["train"]:
+            raise UserError(f"task {task.name!r}: train and {role} are the same rows, {task.splits[role]!r}")
     read, origin = _open(task, data)
     tables = {}
     for role in roles or ("train", *task.evaluation_splits):
@@ -213,7 +217,7 @@ def _read_files(task: Task, role: str, folder: Path) -> Split:
         split, there = task.splits[role], files_there(folder)
         parts = sorted(
             (stem for stem in there if stem.startswith(split)), key=lambda stem: stem != f"{split}-part"
-        )
+        ) or difflib.get_close_matches(split, there)
         file = split if Path(split).suffix else f"{split}.parquet"
         raise UserError(
             f"task {task.name!r}: {folder} has no {file} with the {role} rows; there: "

@@ -191,6 +191,16 @@ def test_a_task_without_training_rows_is_refused(data: Path) -> None:
         load_rows(no_training, data=data)
 
 
+def test_training_on_the_rows_that_are_scored_is_refused(data: Path) -> None:
+    with pytest.raises(UserError, match="task 'mrpc': train and validation are the same rows, 'validation'"):
+        load_rows(catalog.find("mrpc", {"train": "validation"}), data=data)
+
+
+def test_a_file_whose_name_is_misspelt_gets_a_suggestion(data: Path) -> None:
+    with pytest.raises(UserError, match=r"'mrpc\[validation=validation\]'"):
+        load_rows(catalog.find("mrpc", {"validation": "validtion"}), data=data)
+
+
 def test_a_data_folder_that_is_not_there_is_named(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"data folder .*nowhere: no such folder"):
         load_rows(MRPC, data=tmp_path / "nowhere")
