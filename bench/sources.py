@@ -161,30 +161,57 @@ def files_there(folder: Path) -> list[str]:
     return sorted(file.stem for file in folder.glob("*.parquet"))
 
 
+def role_files(task: Task, role: str, folder: Path | None) -> list[Path]:
+    """Return the files of a role, fetched from the hub where the task has no folder.
+
+    Args:
+        task: From a directory or the hub.
+        role: Of its splits.
+        folder: That holds the task's files; None means the hub.
+
+    Raises:
+        UserError: Where they are not there, naming what is.
+    """
+    folder = folder or _hub_folder(task, role)
+    files = split_files(folder, task.splits[role])
+    if files:
+        return files
+    split, there = task.splits[role], files_there(folder)
+    parts = sorted(
+        (stem for stem in there if stem.startswith(split)), key=lambda stem: stem != f"{split}-part"
+    ) or difflib.get_close_matches(split, there)
+    file = split if Path(split).suffix else f"{split}.parquet"
+    raise UserError(
+        f"task {task.name!r}: {folder} has no {file} with the {role} rows; there: "
+        f"{', '.join(there) or 'no Parquet file'}; a file of another name is read only where it is named: "
+        f"'{task.name}[{role}={parts[0] if parts else 'FILE'}]'"
+    )
+
+
+def _hub_folder(task: Task, role: str) -> Path:
+    """Fetch a role's files and return the folder of the task's configuration."""
+    source = task.source
+    revision = hub.require_commit(f"task {task.name!r}", source.revision)
+    configuration = source.config or "data"
+    other, _, stem = task.splits[role].rpartition(":")
+    pattern = f"{other or configuration}/{stem}-*.parquet"
+    try:
+        snapshot = hub.fetch(source.path, revision, [pattern], "dataset")
+    except UserError as error:
+        file = Path(task.directory or source.path).with_name(other or configuration) / f"{stem}.parquet"
+        raise UserError(f"{error}; or put the rows into DATA/{file} and set MOEBENCH_DATA=DATA") from error
+    return snapshot / configuration
+
+
 def _open(task: Task, data: Path | None) -> tuple[Callable[[str], Split], str]:
     """Return how a role's rows are read, and where from."""
     if task.source.kind == "embedded":
         return _open_embedded(task)
     folder = task_folder(task, data)
-    if folder is not None:
-        return lambda role: _read_files(task, role, folder), str(folder)
-    source = task.source
-    revision = hub.require_commit(f"task {task.name!r}", source.revision)
-    configuration = source.config or "data"
-
-    def read(role: str) -> Split:
-        other, _, stem = task.splits[role].rpartition(":")
-        pattern = f"{other or configuration}/{stem}-*.parquet"
-        try:
-            snapshot = hub.fetch(source.path, revision, [pattern], "dataset")
-        except UserError as error:
-            file = Path(task.directory or source.path).with_name(other or configuration) / f"{stem}.parquet"
-            raise UserError(
-                f"{error}; or put the rows into DATA/{file} and set MOEBENCH_DATA=DATA"
-            ) from error
-        return _read_files(task, role, snapshot / configuration)
-
-    return read, f"hub {source.path}@{revision}"
+    if folder is None:
+        hub.require_commit(f"task {task.name!r}", task.source.revision)
+    origin = str(folder) if folder else f"hub {task.source.path}@{task.source.revision}"
+    return lambda role: _read_files(task, role, role_files(task, role, folder)), origin
 
 
 def _open_embedded(task: Task) -> tuple[Callable[[str], Split], str]:
@@ -206,24 +233,12 @@ def _open_embedded(task: Task) -> tuple[Callable[[str], Split], str]:
     return read, f"embedded {corpus} {task.source.revision}"
 
 
-def _read_files(task: Task, role: str, folder: Path) -> Split:
+def _read_files(task: Task, role: str, files: Sequence[Path]) -> Split:
     import pyarrow as pa
 
     from bench.rows import Split
     from bench.tables import read_table
 
-    files = split_files(folder, task.splits[role])
-    if not files:
-        split, there = task.splits[role], files_there(folder)
-        parts = sorted(
-            (stem for stem in there if stem.startswith(split)), key=lambda stem: stem != f"{split}-part"
-        ) or difflib.get_close_matches(split, there)
-        file = split if Path(split).suffix else f"{split}.parquet"
-        raise UserError(
-            f"task {task.name!r}: {folder} has no {file} with the {role} rows; there: "
-            f"{', '.join(there) or 'no Parquet file'}; a file of another name is read only where it is named: "
-            f"'{task.name}[{role}={parts[0] if parts else 'FILE'}]'"
-        )
     columns = [
         *task.text,
         *([] if role.startswith("test") else [task.label]),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import json
 import shutil
+from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +30,6 @@ AUTO_MODELS = {
     "regression": "AutoModelForSequenceClassification",
     "extractive-qa": "AutoModelForQuestionAnswering",
 }
-REGISTERED_BY = {"moebert": "moebert", "pruned-bert": "methods.pruned_bert"}
 _ESCAPES = {ord(sign): f"\\u{ord(sign):04x}" for sign in "`<"}
 ONE_DATA_SET = (
     "Measured on the validation split of one data set with one seed; other text, longer text and other languages were "
@@ -218,7 +218,8 @@ def _code(value: Any) -> str:
 def _loading(record: CellRecord, config: dict[str, Any]) -> str:
     model = AUTO_MODELS[str(record.identity.task.get("head", "classification"))]
     kind = str(config.get("model_type", "bert"))
-    module = REGISTERED_BY.get(kind, "the_package_of_the_method")
+    found = entry_points(group="moebench.methods", name=record.identity.method)
+    module = next((point.module for point in found), "the_package_of_the_method")
     lines = [
         *([] if kind == "bert" else [f"import {module}  # registers the model type {kind!r}"]),
         f"from transformers import AutoTokenizer, {model}",

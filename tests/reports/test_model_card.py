@@ -64,15 +64,17 @@ def test_the_card_says_how_it_was_made_how_fast_it_is_and_its_limits(tmp_path: P
 
 
 @pytest.mark.parametrize(
-    ("model_type", "line"),
+    ("method", "model_type", "line"),
     [
-        ("moebert", "import moebert "),
-        ("pruned-bert", "import methods.pruned_bert "),
-        ("other", "import the_package"),
+        ("moebert", "moebert", "import methods.moebert "),
+        ("prune-structured", "pruned-bert", "import methods.prune_structured "),
+        ("not-installed", "other", "import the_package_of_the_method "),
     ],
 )
-def test_a_model_type_of_a_method_is_registered_first(tmp_path: Path, model_type: str, line: str) -> None:
-    record = cell("moebert")
+def test_a_model_type_of_a_method_is_registered_by_loading_the_method(
+    tmp_path: Path, method: str, model_type: str, line: str
+) -> None:
+    record = cell(method)
     export(run_with(tmp_path / "run", record, model_type=model_type), record.id, tmp_path / "out")
     assert line in (tmp_path / "out" / "README.md").read_text()
 
