@@ -66,12 +66,13 @@ def load_rows(
 
     if "train" not in task.splits:
         raise UserError(f"task {task.name!r} has no training rows; its splits: {', '.join(task.splits)}")
-    for role in task.evaluation_splits:
-        if task.splits[role] == task.splits["train"]:
+    roles = roles or ("train", *task.evaluation_splits)
+    for role in roles:
+        if "train" in roles and role != "train" and task.splits.get(role) == task.splits["train"]:
             raise UserError(f"task {task.name!r}: train and {role} are the same rows, {task.splits[role]!r}")
     read, origin = _open(task, data)
     tables = {}
-    for role in roles or ("train", *task.evaluation_splits):
+    for role in roles:
         if role not in task.splits:
             raise unknown("split", role, task.splits, where=f"task {task.name!r}")
         split = read(role)
