@@ -23,10 +23,12 @@ def task_label(cell: CellRecord) -> str:
 
 
 def _renamed_splits(cell: CellRecord) -> str:
-    """Name the splits whose files are not called what the role is (``validation_matched`` counts as ``validation``)."""
+    """Name the splits a cell used whose files are not called what the role is (``validation_matched`` is)."""
     splits: Mapping[str, str] = cell.identity.task.get("splits", {})
     return ", ".join(
-        f"{role}={name}" for role, name in splits.items() if name != role and not name.startswith(f"{role}_")
+        f"{role}={name}"
+        for role, name in splits.items()
+        if not role.startswith("test") and name != role and not name.startswith(f"{role}_")
     )
 
 

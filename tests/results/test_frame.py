@@ -70,7 +70,7 @@ def test_a_folder_without_records_is_said(tmp_path: Path) -> None:
 
 
 def test_limited_rows_and_renamed_splits_are_a_task_of_their_own() -> None:
-    renamed = {"train": "train-part", "validation": "validation_matched"}
+    renamed = {"train": "train-part", "validation": "validation_matched", "test_ax": "ax:test"}
     frame = from_records([cell(), cell(limit=64), cell(splits=renamed), cell(limit=64, splits=renamed)])
     assert frame.cells["task"].tolist() == [
         "reviews",
