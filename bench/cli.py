@@ -212,7 +212,9 @@ def anatomy(
 ) -> None:
     """Measure what the experts of trained mixtures learned."""
     from bench.anatomy import examine, find, keep
+    from reports import terminal
     from reports.report import require_free, write_anatomy
+    from reports.tables.anatomy import anatomy_tables
     from results.frame import from_records
 
     subjects = find(path, task=task, teacher=teacher, cell=cell)
@@ -230,8 +232,10 @@ def anatomy(
         if in_run:
             for file in keep(path, examined):
                 out_console.print(f"wrote {file}", highlight=False)
+    frame = from_records(records)
+    out_console.print(terminal(anatomy_tables(frame)[0]), markup=False, highlight=False)
     if out:
-        write_anatomy(from_records(records), out, f"Anatomy of {path.resolve().name}", beside)
+        write_anatomy(frame, out, f"Anatomy of {path.resolve().name}", beside)
         out_console.print(f"report: {out / 'report.md'}", highlight=False)
     if in_run:
         out_console.print(f"moebench report {path} shows it", highlight=False)

@@ -14,7 +14,7 @@ from moebert.adaptation import expert_layers
 from moebert.anatomy.labels import LabelAssociation, label_association
 from moebert.anatomy.outputs import expert_outputs, linear_cka
 from moebert.anatomy.replay import Logits, Recording, record, replaced, replay
-from moebert.anatomy.weights import expert_neurons, initial_neurons, movement, sibling_cosines
+from moebert.anatomy.weights import cut_from, expert_neurons, initial_neurons, movement, sibling_cosines
 from moebert.routing import RoutingStatistics
 
 if TYPE_CHECKING:
@@ -80,16 +80,23 @@ def dissect(
     Raises:
         ValueError: If there is no token, or the teacher is not of the model's shape.
     """
-    before = initial_neurons(model, teacher) if teacher else None
     layers = expert_layers(model)
-    seen = _read(model, batches, sample)
-    now = [expert_neurons(experts) for experts in layers]
-    indices = [experts.neuron_indices for experts in layers]
-    shared, own = _stacked(sibling_cosines(*pair) for pair in zip(now, indices, strict=True))
+    pairs = list(zip(layers, cut_from(model, teacher), strict=True)) if teacher else []
+    training = model.training
+    model.eval()
+    try:
+        seen = _read(model, batches, sample)
+    finally:
+        model.train(training)
+    shared, own = _stacked(sibling_cosines(expert_neurons(e), e.neuron_indices) for e in layers)
     cosine = distance = own_before = None
-    if before:
-        cosine, distance = _stacked(movement(*pair) for pair in zip(now, before, strict=True))
-        _, own_before = _stacked(sibling_cosines(*pair) for pair in zip(before, indices, strict=True))
+    if pairs:
+        cosine, distance = _stacked(
+            movement(expert_neurons(e), initial_neurons(e, dense)) for e, dense in pairs
+        )
+        _, own_before = _stacked(
+            sibling_cosines(initial_neurons(e, dense), e.neuron_indices) for e, dense in pairs
+        )
     labels = None
     if all("labels" in batch and not batch["labels"].is_floating_point() for batch in batches):
         gold = torch.cat([batch["labels"].cpu() for batch in batches])
@@ -144,8 +151,6 @@ def _read(model: PreTrainedModel, batches: Sequence[Mapping[str, Tensor]], sampl
         replaced={replacement: [] for replacement in replacements},
     )
     stride, tokens_before, sequences_before = -(-tokens // sample), 0, 0
-    training = model.training
-    model.eval()
     for batch in batches:
         recording = record(model, {name: value.to(model.device) for name, value in batch.items()})
         mask = _mask(batch)
@@ -164,7 +169,6 @@ def _read(model: PreTrainedModel, batches: Sequence[Mapping[str, Tensor]], sampl
             seen.replaced[layer, expert].append(_on_cpu(logits))
         tokens_before += len(real)
         sequences_before += len(mask)
-    model.train(training)
     return seen
 
 

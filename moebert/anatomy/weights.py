@@ -26,20 +26,23 @@ def expert_neurons(experts: MoEBertExperts) -> Tensor:
     return torch.cat(parts, dim=2).double()
 
 
-def initial_neurons(model: PreTrainedModel, teacher: PreTrainedModel) -> list[Tensor]:
-    """Return what ``expert_neurons`` of each layer were before training, by the kept indices.
+def cut_from(model: PreTrainedModel, teacher: PreTrainedModel) -> list[Any]:
+    """Return the dense layers that a model's experts were cut from.
 
     Raises:
         ValueError: If the teacher has another shape, or the experts were not cut from a dense model.
     """
     check_same_shape(teacher, model.config)
-    found = []
-    for experts, dense in zip(expert_layers(model), dense_layers(teacher), strict=True):
-        indices = experts.neuron_indices
-        if (indices < 0).any():
-            raise ValueError("the experts keep no neuron indices: they were not cut from a dense model")
-        found.append(_dense_neurons(dense)[indices.to(teacher.device)].to(indices.device))
-    return found
+    if any((experts.neuron_indices < 0).any() for experts in expert_layers(model)):
+        raise ValueError("the experts keep no neuron indices: they were not cut from a dense model")
+    return dense_layers(teacher)
+
+
+def initial_neurons(experts: MoEBertExperts, dense: Any) -> Tensor:
+    """Return what ``expert_neurons`` were before training, by the kept indices."""
+    up, down = dense.intermediate.dense, dense.output.dense
+    neurons = torch.cat((up.weight, up.bias.unsqueeze(1), down.weight.T), dim=1).double()
+    return neurons[experts.neuron_indices.to(neurons.device)]
 
 
 def movement(now: Tensor, then: Tensor) -> tuple[Tensor, Tensor]:
@@ -77,9 +80,3 @@ def sibling_cosines(neurons: Tensor, indices: Tensor) -> tuple[Tensor, Tensor]:
             if alone.numel():
                 own[a, b] = own[b, a] = (alone.amax(1).mean() + alone.amax(0).mean()) / 2
     return shared, own
-
-
-def _dense_neurons(dense: Any) -> Tensor:
-    """Return the neurons of a dense layer, ``[intermediate_size, 2 hidden + 1]``, float64."""
-    up, down = dense.intermediate.dense, dense.output.dense
-    return torch.cat((up.weight, up.bias.unsqueeze(1), down.weight.T), dim=1).double()

@@ -30,7 +30,7 @@ MODELS = (
     "busiest expert (× mean)",
     "cosine to the start",
     "CKA of siblings",
-    "layers that know labels",
+    "layers that tell the label",
     "experts that are missed",
     "label loyalty (%)",
     "probability loyalty (%)",
@@ -154,14 +154,14 @@ def _model(one: Anatomy) -> tuple[Entry, ...]:
         _mean(
             [value for layer in layers for value in among_siblings(found.outputs.cka, layer)], "one expert"
         ),
-        _know_labels(found),
+        _tell_the_label(found),
         _are_missed(found),
         _share(agreement.label_loyalty if agreement else None, why),
         _share(agreement.probability_loyalty if agreement else None, why),
     )
 
 
-def _know_labels(found: Measures) -> Entry:
+def _tell_the_label(found: Measures) -> Entry:
     p_values = label_p_values(found)
     if not p_values:
         return blank(found.absent.get("labels", ""))
@@ -281,6 +281,6 @@ def _rows_read(found: list[Anatomy]) -> str:
 
 def _count_note() -> str:
     return (
-        f"Layers that know labels: p below {LEVEL:g} after Holm's correction. Experts that are missed: a sibling in "
+        f"Layers that tell the label: p below {LEVEL:g} after Holm's correction. Experts that are missed: a sibling in "
         "their place costs score, and that is not noise by the same rule."
     )

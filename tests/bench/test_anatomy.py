@@ -145,6 +145,7 @@ def test_a_checkpoint_gives_a_report_that_finds_what_was_planted(moebench, check
     code, stdout, stderr = moebench("anatomy", checkpoint, "--task", tiny_task, "--out", out)
     assert code == 0, stderr
     assert str(out / "report.md") in stdout.replace("\n", "")
+    assert "1 of 8" in stdout, "experts that are missed, in the terminal's table"
     names = {file.relative_to(out).as_posix() for file in out.rglob("*") if file.is_file()}
     assert {f"figures/anatomy.{kind}" for kind in ("png", "svg", "pdf")} <= names
     (file,) = out.glob("anatomy-*.json")
@@ -218,6 +219,12 @@ def test_every_mixture_of_a_run_leaves_a_record_and_the_report_shows_it(moebench
     assert code == 0, stderr
     assert 'id="table-anatomy-experts"' in (run / "report" / "report.html").read_text()
     assert (run / "report" / "figures" / "anatomy.svg").is_file()
+
+
+def test_a_joined_run_keeps_its_anatomies(moebench, run, tmp_path):
+    moebench("anatomy", run, "--limit", "10")
+    assert moebench("merge", run, "--out", tmp_path / "joined")[0] == 0
+    assert anatomy_of(tmp_path / "joined") == anatomy_of(run)
 
 
 def test_an_anatomy_made_again_takes_the_place_of_the_earlier_one(moebench, run):

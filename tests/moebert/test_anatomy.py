@@ -19,8 +19,7 @@ from moebert.anatomy import dissect
 from moebert.anatomy.labels import label_association
 from moebert.anatomy.outputs import expert_outputs, linear_cka
 from moebert.anatomy.replay import record, replaced, replay
-from moebert.anatomy.weights import expert_neurons, initial_neurons, movement, sibling_cosines
-from moebert.importance import dense_layers
+from moebert.anatomy.weights import cut_from, expert_neurons, initial_neurons, movement, sibling_cosines
 
 GOOD, BAD, WORDS = (5, 6, 7), (8, 9, 10), 30
 
@@ -181,16 +180,14 @@ def test_movement_is_that_of_each_neuron_from_the_teachers(make_teacher):
     teacher = make_teacher()
     config = MoEBertConfig.from_bert(teacher.config)
     student = adapt(teacher, config, strategy="random")
-    for now, then in zip(
-        map(expert_neurons, expert_layers(student)), initial_neurons(student, teacher), strict=True
-    ):
-        assert torch.equal(now, then)
+    pairs = list(zip(expert_layers(student), cut_from(student, teacher), strict=True))
+    for experts, dense in pairs:
+        assert torch.equal(expert_neurons(experts), initial_neurons(experts, dense))
     with torch.no_grad():
         for parameter in student.parameters():
             parameter += 0.1 * torch.randn_like(parameter)
-    found = zip(expert_layers(student), dense_layers(teacher), initial_neurons(student, teacher), strict=True)
-    for experts, dense, then in found:
-        cosines, distances = movement(expert_neurons(experts), then)
+    for experts, dense in pairs:
+        cosines, distances = movement(expert_neurons(experts), initial_neurons(experts, dense))
         up, down = dense.intermediate.dense, dense.output.dense
         for expert in range(4):
             pairs = []

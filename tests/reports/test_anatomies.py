@@ -166,7 +166,7 @@ def test_an_expert_that_is_missed_stands_out_and_noise_does_not():
     assert [entry.marked for entry in column(experts, "label, lift")] == [place == (0, 1) for place in PLACES]
     assert texts(experts, "commonest tokens") == ["good 40" if place == (0, 1) else DASH for place in PLACES]
     assert texts(tables["anatomy"], "experts that are missed") == ["1 of 6"]
-    assert texts(tables["anatomy"], "layers that know labels") == ["1 of 2"]
+    assert texts(tables["anatomy"], "layers that tell the label") == ["1 of 2"]
     assert texts(tables["anatomy"], "label loyalty (%)") == ["90.0"]
     assert "200 of 400 validation rows, 5,000 tokens" in " ".join(experts.caption)
 
