@@ -1,0 +1,173 @@
+"""Commands that run a matrix."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import typer
+
+from bench.cli.shell import DataOption, app, error_console, out_console, write_report
+from bench.errors import UserError
+
+Repeated = Annotated[list[str] | None, typer.Option(help="name[key=value,…]; replaces the matrix's list.")]
+
+
+@app.command()
+def run(
+    matrix: Annotated[
+        str | None, typer.Argument(help="A preset (`moebench ls presets`) or a YAML file.")
+    ] = None,
+    method: Repeated = None,
+    task: Repeated = None,
+    seeds: Annotated[str | None, typer.Option(help="As in 0,1,2 or 0-4.")] = None,
+    teacher: Annotated[str | None, typer.Option(help="embedded, ./folder, or hub-id@revision.")] = None,
+    data: DataOption = None,
+    limit: Annotated[
+        int | None, typer.Option(min=1, help="At most N rows of each split: a smoke run.")
+    ] = None,
+    out: Annotated[Path | None, typer.Option(help="Run folder; runs/NAME by default.")] = None,
+    executor: Annotated[Literal["serial", "processes"] | None, typer.Option()] = None,
+    devices: Annotated[str | None, typer.Option(help="GPUs, as in 0,1 or 0-3; all by default.")] = None,
+    cells_per_gpu: Annotated[int | None, typer.Option(min=1, help="Cells that share a GPU.")] = None,
+    overwrite: Annotated[
+        Literal["never", "failed", "stale", "always"],
+        typer.Option(help="What is made again besides what is missing; each includes the ones before it."),
+    ] = "failed",
+    no_latency: Annotated[bool, typer.Option("--no-latency", help="Train and evaluate only.")] = False,
+    runtime: Annotated[
+        list[str] | None, typer.Option(help="How models are timed: `moebench ls runtimes`.")
+    ] = None,
+    dtype: Annotated[
+        Literal["fp32", "bf16", "fp16"] | None, typer.Option(help="In which they are timed.")
+    ] = None,
+    kit: Annotated[
+        Path | None, typer.Option(help="Take matrix, teacher and rows from a kit; needs no network.")
+    ] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the cells and an estimate.")] = False,
+) -> None:
+    """Run a matrix; run again, it goes on with what is missing or failed."""
+    from bench.matrix import LatencyPlan, load_matrix
+
+    overrides: dict[str, Any] = {
+        "methods": method or None,
+        "tasks": task or None,
+        "seeds": parse_numbers(seeds, "--seeds") if seeds else None,
+        "teacher": teacher,
+        "data": str(data) if data else None,
+        "limit": limit,
+    }
+    if kit is not None and matrix is None:
+        from bench.kit import unpack
+
+        matrix = str(unpack(kit))
+    elif kit is not None or matrix is None:
+        raise UserError("name a preset or a YAML file, or a kit with --kit; one of them")
+    chosen = load_matrix(matrix, {key: value for key, value in overrides.items() if value is not None})
+    packing = {
+        "devices": devices and tuple(parse_numbers(devices, "--devices")),
+        "cells_per_gpu": cells_per_gpu,
+    }
+    packing = {key: value for key, value in packing.items() if value}
+    if executor or packing:
+        plan = chosen.executor.model_copy(update={"name": executor or "processes", **packing})
+        chosen = chosen.model_copy(update={"executor": plan})
+    timing = {key: value for key, value in (("runtimes", tuple(runtime or ())), ("dtype", dtype)) if value}
+    if timing:
+        timed = chosen.latency or LatencyPlan()
+        chosen = chosen.model_copy(update={"latency": timed.model_copy(update=timing)})
+    if no_latency:
+        chosen = chosen.model_copy(update={"latency": None})
+    folder = out or Path("runs") / chosen.name
+    if dry_run:
+        _dry_run(chosen, folder, overwrite)
+        return
+    from bench.display import Display
+    from bench.run import run as run_matrix
+
+    with Display(error_console) as display:
+        outcome = run_matrix(chosen, folder, overwrite=overwrite, listener=display)
+    report_folder = folder / "report"
+    write_report(folder, report_folder, chosen.name)
+    document = outcome.document() | {"report": str(report_folder / "report.html")}
+    for failure in outcome.failures:
+        error_console.print(f"failed    {failure}", style="red", highlight=False, markup=False)
+    typer.echo(json.dumps(document))
+    if outcome.failures:
+        raise typer.Exit(1)
+
+
+@app.command()
+def kit(
+    matrix: Annotated[str, typer.Argument(help="A preset (`moebench ls presets`) or a YAML file.")],
+    out: Annotated[Path, typer.Option(help="The kit's file, as in kit.tar.")],
+    teacher: Annotated[str | None, typer.Option(help="embedded, ./folder, or hub-id@revision.")] = None,
+    data: DataOption = None,
+    half: Annotated[bool, typer.Option("--half", help="Pack the teacher in fp16: half as large.")] = False,
+    wheels: Annotated[
+        Path | None, typer.Option(help="Folder of wheels that the other machine lacks, packed too.")
+    ] = None,
+) -> None:
+    """Pack all that a matrix needs into one file, for a machine without a network."""
+    from bench.kit import pack
+    from bench.matrix import load_matrix
+
+    overrides = {"teacher": teacher, "data": str(data) if data else None}
+    chosen = load_matrix(matrix, {key: value for key, value in overrides.items() if value is not None})
+    size = pack(chosen, out, half=half, wheels=wheels)
+    out_console.print(
+        f"wrote {out}, {size / 1e6:.1f} MB; `moebench run --kit {out}` uses it", highlight=False
+    )
+
+
+@app.command()
+def cp(
+    preset: Annotated[str, typer.Argument(help="Name of a preset.")],
+    to: Annotated[Path | None, typer.Argument(help="Default: PRESET.yaml here.")] = None,
+) -> None:
+    """Copy a preset, to be edited and given to `moebench run`."""
+    from bench.errors import unknown
+    from bench.matrix import presets
+
+    known = presets()
+    if preset not in known:
+        raise unknown("preset", preset, known)
+    target = to or Path(f"{preset}.yaml")
+    if target.exists():
+        raise UserError(f"{target}: there already; name another file")
+    shutil.copyfile(known[preset], target)
+    out_console.print(f"wrote {target}", highlight=False)
+
+
+def parse_numbers(text: str, option: str) -> list[int]:
+    """Read ``0,1,2`` or ``0-4``, each number once."""
+    try:
+        numbers: list[int] = []
+        for part in text.split(","):
+            first, dash, last = part.partition("-")
+            numbers += range(int(first), int(last) + 1) if dash else [int(first)]
+    except ValueError:
+        raise UserError(f"{option} {text!r}: write numbers, as in 0,1,2 or 0-4") from None
+    if not numbers or len(set(numbers)) < len(numbers):
+        raise UserError(f"{option} {text!r}: each number once, at least one")
+    return numbers
+
+
+def _dry_run(matrix: Any, folder: Path, overwrite: Any) -> None:
+    from bench import listing
+    from bench.estimate import estimate_seconds
+    from bench.survey import REDO, Survey
+    from results.store import RunFolder
+
+    survey = Survey(matrix, RunFolder(folder))
+    tries = [*survey.teacher_tries(), *survey.student_tries()]
+    cells = [*survey.teachers(), *survey.students()]
+    if tries:
+        out_console.print(listing.cells_table(tries, kind="tries"))
+    out_console.print(listing.cells_table(cells))
+    tries, cells = ([cell for cell in some if cell.state in REDO[overwrite]] for some in (tries, cells))
+    minutes = estimate_seconds(survey, [*tries, *cells]) / 60
+    counts = f"{len(tries)} tries and {len(cells)} cells" if survey.trials else f"{len(cells)} cells"
+    out_console.print(f"{counts} to make, about {minutes:.0f} min here; nothing was run", highlight=False)
