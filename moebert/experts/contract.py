@@ -92,6 +92,12 @@ def sort_by_expert(expert_ids: Tensor, num_experts: int) -> Dispatch:
     return Dispatch(expert_ids, order, ends)
 
 
+def product_dtype(tokens: Tensor) -> torch.dtype:
+    """Return the precision of the products' operands: that of the tokens, or what autocast says."""
+    device = tokens.device.type
+    return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else tokens.dtype
+
+
 @cache
 def has_triton() -> bool:
     """Say whether triton can be imported, without importing it."""

@@ -10,7 +10,7 @@ import torch
 from torch.nn import functional as F  # noqa: N812
 from transformers.activations import ACT2FN
 
-from moebert.experts.contract import has_triton
+from moebert.experts.contract import has_triton, product_dtype
 from moebert.experts.grouped import grouped_experts
 
 if TYPE_CHECKING:
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 # the kernels' names of transformers' activations
 ACTIVATIONS = {"gelu": "gelu", "gelu_new": "gelu_tanh", "gelu_pytorch_tanh": "gelu_tanh", "relu": "relu"}
-DTYPES = (torch.bfloat16, torch.float16, torch.float32)
+HALVED = (torch.bfloat16, torch.float16)
 
 _logger = logging.getLogger(__name__)
 
@@ -29,7 +29,7 @@ def fused_experts(
     tokens: Tensor, dispatch: Dispatch, weights: ExpertWeights, activation: Activation, dropout: float
 ) -> Tensor:
     """Run the kernels; where they cannot run, say so once and run ``grouped``."""
-    reason = why_not_fused(tokens, activation)
+    reason = why_not_fused(tokens, weights, activation)
     if reason is None:
         return _run(tokens, dispatch, weights, activation, dropout)
     _say_once(reason)
@@ -39,21 +39,24 @@ def fused_experts(
 def fastest_experts(
     tokens: Tensor, dispatch: Dispatch, weights: ExpertWeights, activation: Activation, dropout: float
 ) -> Tensor:
-    """Run the kernels where they can run, else ``grouped``."""
-    run = _run if why_not_fused(tokens, activation) is None else grouped_experts
+    """Run the kernels where they can run and were measured to be faster, which is in half precision."""
+    fused = product_dtype(tokens) in HALVED and why_not_fused(tokens, weights, activation) is None
+    run = _run if fused else grouped_experts
     return run(tokens, dispatch, weights, activation, dropout)
 
 
-def why_not_fused(tokens: Tensor, activation: Activation) -> str | None:
+def why_not_fused(tokens: Tensor, weights: ExpertWeights, activation: Activation) -> str | None:
     """Return what keeps the kernels from running, None if nothing does."""
     if not tokens.is_cuda:
         return f"tokens are on {tokens.device.type}, not on a CUDA device"
     if not has_triton():
         return "triton is not installed"
-    if tokens.dtype not in DTYPES:
-        return f"no kernels for {tokens.dtype}"
+    if tokens.dtype not in (*HALVED, torch.float32):
+        return f"there are no kernels for {tokens.dtype}"
     if activation_name(activation) is None:
-        return f"no kernel for the activation {activation}; there are {', '.join(ACTIVATIONS)}"
+        return f"there is no kernel for the activation {activation}, only for {', '.join(ACTIVATIONS)}"
+    if max(tokens.numel(), len(tokens) * weights.up.shape[2], weights.up.numel()) >= 2**31:
+        return f"{len(tokens)} tokens need offsets of more than 31 bits"
     return None
 
 

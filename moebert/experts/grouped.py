@@ -14,6 +14,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F  # noqa: N812
 
+from moebert.experts.contract import product_dtype
+
 if TYPE_CHECKING:
     from moebert.experts.contract import Activation, Dispatch, ExpertWeights
 
@@ -55,8 +57,7 @@ def all_at_once(
     tokens: Tensor, dispatch: Dispatch, weights: ExpertWeights, activation: Activation, dropout: float
 ) -> Tensor:
     """Take each product for all experts together; never waits for the device."""
-    device, experts = tokens.device.type, len(weights.up)
-    dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else tokens.dtype
+    device, experts, dtype = tokens.device.type, len(weights.up), product_dtype(tokens)
     product = _grouped_product if _grouped_mm_applies(tokens, weights, dtype) else _blocked_product
     sorted_ids = dispatch.expert_ids.index_select(0, dispatch.order)
     # a product with one-hot rows picks each token's vector, and its gradient is a product too, not a scatter

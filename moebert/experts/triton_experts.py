@@ -15,11 +15,11 @@ from torch.autograd.function import once_differentiable
 
 from moebert.experts import triton_gradients as backward_kernels
 from moebert.experts import triton_kernels as forward_kernels
-from moebert.experts.contract import Dispatch, ExpertWeights
+from moebert.experts.contract import Dispatch, ExpertWeights, product_dtype
 
 NORMALISED = 16  # elements that a thread normalises at a time
-SUMMED_ROWS = 16  # over which norm_gradient_kernel sums
-NORM_WARPS = 8  # of a program that normalises
+NORM_WARPS, NORM_GRADIENT_WARPS = 8, 4
+SUMMED_ROWS = 16  # over which a program of norm_gradient_kernel sums
 
 
 @dataclass(frozen=True)
@@ -85,9 +85,7 @@ def triton_experts(
     tokens: Tensor, dispatch: Dispatch, weights: ExpertWeights, activation: str, dropout: float
 ) -> Tensor:
     """Run all experts on ``[tokens, hidden]``; see the contract, but for the activation, which is a name."""
-    device = tokens.device.type
-    dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else tokens.dtype
-    settings = Settings(weights.norm_eps, activation, dropout, dtype)
+    settings = Settings(weights.norm_eps, activation, dropout, product_dtype(tokens))
     tensors = (tokens, dispatch.probability, *weights[:-1])
     if torch.is_grad_enabled() and any(tensor is not None and tensor.requires_grad for tensor in tensors):
         outputs: Tensor = _Experts.apply(settings, *dispatch[:-1], *tensors)  # type: ignore[no-untyped-call]
@@ -235,8 +233,8 @@ def _backward(
         APART=apart,
         ROWS=SUMMED_ROWS,
         WIDTH=width,
-        CHUNK=min(_rows_at_once(width, NORM_WARPS), SUMMED_ROWS),
-        num_warps=NORM_WARPS,
+        CHUNK=min(_rows_at_once(width, NORM_GRADIENT_WARPS), SUMMED_ROWS),
+        num_warps=NORM_GRADIENT_WARPS,
     )
     _sum_tiles(tile_sums, ends, norm_sums, SUMMED_ROWS)
 

@@ -47,9 +47,9 @@ def norm_gradient_kernel(
     column = tl.arange(0, WIDTH)
     gain = tl.load(norm + expert * hidden + column, mask=column < hidden, other=0.0).to(tl.float32)
     shift = tl.load(norm_bias + expert * hidden + column, mask=column < hidden, other=0.0).to(tl.float32)
-    norm_sum = tl.zeros((WIDTH,), tl.float32)
-    norm_bias_sum = tl.zeros((WIDTH,), tl.float32)
-    bias_sum = tl.zeros((WIDTH,), tl.float32)
+    norm_sum = tl.zeros((CHUNK, WIDTH), tl.float32)  # summed over its rows last: that crosses warps
+    norm_bias_sum = tl.zeros((CHUNK, WIDTH), tl.float32)
+    bias_sum = tl.zeros((CHUNK, WIDTH), tl.float32)
     for start in range(0, ROWS, CHUNK):
         rows = first + start + tl.arange(0, CHUNK)
         token = tl.load(order + rows, mask=rows < end, other=0).to(tl.int32)
@@ -64,8 +64,8 @@ def norm_gradient_kernel(
             normed = unit * gain[None, :] + shift[None, :]
             tl.store(probability_gradients + token, tl.sum(gradient * normed, 1), mask=rows < end)
             gradient *= tl.load(probability + token).to(tl.float32)[:, None]
-        norm_sum += tl.sum(gradient * unit, 0)
-        norm_bias_sum += tl.sum(gradient, 0)
+        norm_sum += gradient * unit
+        norm_bias_sum += gradient
         gradient *= gain[None, :]
         along = tl.sum(gradient * unit, 1)[:, None] * unit + tl.sum(gradient, 1)[:, None]
         gradient = tl.where(inside, (gradient - along / hidden) * rate, 0.0)
@@ -75,11 +75,11 @@ def norm_gradient_kernel(
             gradient = drop(gradient, seed, cells, dropout, scale)
         if APART:
             tl.store(product_gradients + sorted_cells, gradient, mask=inside)
-        bias_sum += tl.sum(gradient, 0)
+        bias_sum += gradient
     tile_sums += tile * 3 * hidden + column
-    tl.store(tile_sums, norm_sum, mask=column < hidden)
-    tl.store(tile_sums + hidden, norm_bias_sum, mask=column < hidden)
-    tl.store(tile_sums + 2 * hidden, bias_sum, mask=column < hidden)
+    tl.store(tile_sums, tl.sum(norm_sum, 0), mask=column < hidden)
+    tl.store(tile_sums + hidden, tl.sum(norm_bias_sum, 0), mask=column < hidden)
+    tl.store(tile_sums + 2 * hidden, tl.sum(bias_sum, 0), mask=column < hidden)
 
 
 @triton.jit
