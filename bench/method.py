@@ -62,7 +62,10 @@ class Objective(nn.Module):
         raise NotImplementedError
 
     def refresh(self) -> None:
-        """Do what is dear or not a tensor function; called outside capture, 100 times a stage."""
+        """Do what is dear or not a tensor function; called outside capture, 100 times a stage.
+
+        What ``forward`` is to see of it stands in a buffer or parameter: captured steps keep a plain number as it was.
+        """
 
 
 @dataclass(frozen=True)
