@@ -86,7 +86,7 @@ def measures(
         absent["agreement"] = teacher.why
     return record.Measures(
         subject=subject,
-        load=_load(found.routing),
+        load=load_measures(found.routing),
         weights=record.Weights(
             shared_cosine=_plain(found.shared_cosine),
             own_cosine=_plain(found.own_cosine),
@@ -95,7 +95,7 @@ def measures(
             initial_distance=_plain_or_none(found.initial_distance),
         ),
         outputs=record.Outputs(cka=_plain(found.output_cka), tokens=found.output_tokens),
-        tokens=_tokens(found.routing, tokenizer),
+        tokens=token_measures(found.routing, tokenizer),
         labels=_labels(found.labels, reading.task) if found.labels else None,
         replacement=_replacement(found, reading, logits) if found.replaced else None,
         agreement=_agreement(logits, teacher.logits) if teacher.logits is not None else None,
@@ -103,7 +103,8 @@ def measures(
     )
 
 
-def _load(routing: Routing) -> record.Load:
+def load_measures(routing: Routing) -> record.Load:
+    """Return how evenly the tokens spread."""
     counts = routing.counts.sum(1).double()
     share = counts / counts.sum(1, keepdim=True)
     experts = share.shape[1]
@@ -116,7 +117,8 @@ def _load(routing: Routing) -> record.Load:
     )
 
 
-def _tokens(routing: Routing, tokenizer: PreTrainedTokenizerBase) -> record.Tokens:
+def token_measures(routing: Routing, tokenizer: PreTrainedTokenizerBase) -> record.Tokens:
+    """Return the commonest tokens of each expert, by their names in the vocabulary."""
     layers, _, experts = routing.counts.shape
     whole = routing.counts.sum(2)
 

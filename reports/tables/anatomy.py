@@ -72,10 +72,10 @@ SIBLINGS = (
 )
 OUTPUTS = "CKA is linear, of what two experts make of the same tokens: 1 if they do the same up to rotation and scale."
 LABELS = (
-    "Lift: share of a label among the expert's tokens over its share among all, in brackets the middle 95 % by chance "
-    "(labels shuffled over rows). p asks whether a token's expert tells more of its row's label than chance, corrected "
-    "over the layers (Holm); bold: a lift outside of the brackets in a layer whose p is below 5 %. Under a hash this "
-    "says which words were dealt to whom before training, not what training made of it."
+    "Lift: share of a label among the expert's tokens over its share among all; in brackets the middle 95 % by chance "
+    "(labels shuffled over rows), then n, the expert's tokens. p asks whether a token's expert tells more of its row's "
+    "label than chance, corrected over the layers (Holm); bold: a lift outside of the brackets in a layer whose p is "
+    "below 5 %. Under a hash this says which words were dealt to whom before training, not what training made of it."
 )
 REPLACED = (
     "Drop: points of 100 of the score that are lost when the expert's tokens go to a sibling (each row to one, all "
@@ -232,8 +232,8 @@ def _lift(found: Measures, layer: int, expert: int) -> Entry:
         table[layer][expert][label] for table in (labels.lift, labels.chance_low, labels.chance_high)
     )
     assert lift is not None and low is not None and high is not None  # noqa: PT018 (strongest_label saw to it)
-    text = f"{labels.names[label]} {lift:.3f} [{low:.3f}, {high:.3f}]"
     n = sum(labels.counts[layer][expert])
+    text = f"{labels.names[label]} {lift:.3f} [{low:.3f}, {high:.3f}] ({n:,})"
     return Entry(text, lift, low, high, n, marked=(layer, expert) in beyond_chance(found))
 
 

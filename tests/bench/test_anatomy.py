@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import shutil
 import sys
 from collections.abc import Callable
@@ -18,7 +19,7 @@ from transformers import AutoTokenizer, BertConfig, BertForSequenceClassificatio
 from wordpiece import word_tokenizer
 
 from bench import cli
-from bench.anatomy.measures import Reading, TeacherSays, measures
+from bench.anatomy.measures import Reading, TeacherSays, load_measures, measures, token_measures
 from bench.anatomy.scores import drops, scored
 from bench.batching import evaluation_batches
 from bench.data import encode
@@ -26,6 +27,7 @@ from bench.evaluation import predict, score
 from bench.tasks.task import Source, Task
 from moebert import MoEBertConfig, MoEBertForQuestionAnswering, MoEBertForSequenceClassification
 from moebert.anatomy import dissect
+from moebert.routing import RoutingStatistics
 from reports.agreement import label_loyalty
 from reports.anatomies import missed
 from results.anatomy import Measures
@@ -305,7 +307,41 @@ def test_rows_that_are_not_the_cells_own_are_refused(moebench, run, tiny_task, t
     assert "are not those that it was trained on" in stderr
 
 
-# The other heads, and the interval
+# Load and tokens, the other heads, and the interval
+
+
+def test_load_is_counted_token_by_token():
+    counts = torch.randint(0, 9, (2, 7, 3))
+    counts[:, :, 0] += 20 - counts.sum(2)  # a token comes as often in every layer
+    counts[1, :, :] = torch.tensor([20, 0, 0])
+    found = load_measures(RoutingStatistics(counts))
+    for layer in range(2):
+        by_expert = [sum(int(counts[layer, token, expert]) for token in range(7)) for expert in range(3)]
+        shares = [count / sum(by_expert) for count in by_expert]
+        assert found.share[layer] == pytest.approx(shares, abs=1e-6)
+        assert found.imbalance[layer] == pytest.approx(3 * max(shares), abs=1e-5)
+        assert found.balance_coefficient[layer] == pytest.approx(
+            3 * sum(share**2 for share in shares), abs=1e-5
+        )
+        entropy = -sum(share * math.log(share) for share in shares if share) / math.log(3)
+        assert found.entropy[layer] == pytest.approx(entropy, abs=1e-5)
+    assert (found.entropy[1], found.imbalance[1]) == (0, 3)
+
+
+def test_the_commonest_tokens_come_by_name_with_count_and_share():
+    tokenizer = word_tokenizer(["good bad plot"])
+    counts = torch.zeros(1, 8, 2, dtype=torch.int64)
+    counts[0, 5], counts[0, 6], counts[0, 7] = (
+        torch.tensor([30, 10]),
+        torch.tensor([5, 0]),
+        torch.tensor([4, 0]),
+    )
+    found = token_measures(RoutingStatistics(counts), tokenizer)
+    first, second = (
+        [(one.token, one.count, one.share) for one in listed] for listed in found.commonest[0]
+    )  # fmt: skip
+    assert first == [("good", 30, 0.75), ("bad", 5, 1.0)], "what came four times is no evidence"
+    assert second == [("good", 10, 0.25)]
 
 
 def toy(head: str) -> Task:

@@ -164,6 +164,10 @@ def test_an_expert_that_is_missed_stands_out_and_noise_does_not():
         place == (0, 1) for place in PLACES
     ]
     assert [entry.marked for entry in column(experts, "label, lift")] == [place == (0, 1) for place in PLACES]
+    assert texts(experts, "label, lift")[1] in {
+        "rotten 0.500 [0.900, 1.100] (200)",
+        "fresh 1.500 [0.900, 1.100] (200)",
+    }
     assert texts(experts, "commonest tokens") == ["good 40" if place == (0, 1) else DASH for place in PLACES]
     assert texts(tables["anatomy"], "experts that are missed") == ["1 of 6"]
     assert texts(tables["anatomy"], "layers that tell the label") == ["1 of 2"]
