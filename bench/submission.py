@@ -7,6 +7,7 @@ by its code, STS-B by a number from 0 to 5. The server refuses a zip that lacks 
 
 from __future__ import annotations
 
+import io
 import re
 import zipfile
 from collections.abc import Sequence
@@ -118,7 +119,7 @@ def submit(
         )
     kept = load_matrix(str(run.matrix_file)).data
     data = data or (Path(kept).expanduser() if kept else None)
-    contents = {}
+    contents: dict[str, str] = {}
     for task, (plan, record) in done.items():
         files = {name: file for name, file in FILES.items() if file.task == task}
         if files:
@@ -218,8 +219,6 @@ def _lines(answers: Sequence[str]) -> str:
 
 def _write(path: Path, contents: dict[str, str]) -> None:
     """Write the zip whole or not at all, the same bytes for the same answers."""
-    import io
-
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:
         for name in FILES:

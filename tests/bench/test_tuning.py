@@ -262,3 +262,37 @@ def test_the_card_of_a_method_shows_budget_tries_and_winner(tiny_matrix, tmp_pat
             for number, one in enumerate(student.tries, start=1):
                 said = f"learning_rate={one.knobs['learning_rate']}: accuracy {one.score:.4f} after 6 steps"
                 assert facts[f"try {number} on tiny"].startswith(said)
+
+
+def test_the_command_line_shows_the_tries_apart(tiny_matrix, tmp_path, monkeypatch, capsys):
+    from bench import cli
+
+    def moebench(*words: object) -> tuple[int, str, str]:
+        monkeypatch.setattr("sys.argv", ["moebench", *map(str, words)])
+        with pytest.raises(SystemExit) as stopped:
+            cli.main()
+        captured = capsys.readouterr()
+        return int(stopped.value.code or 0), captured.out, captured.err
+
+    out = tmp_path / "run"
+    with_keys(tiny_matrix, tuning=TUNING)
+    code, shown, _ = moebench("run", tiny_matrix, "--out", out, "--dry-run")
+    assert code == 0
+    assert "tries: 4 missing" in shown
+    assert "cells: 2 missing" in shown
+    assert "4 tries and 2 cells to make" in shown
+    assert not out.exists()
+    code, shown, errors = moebench("run", tiny_matrix, "--out", out)
+    assert code == 0, errors
+    document = json.loads(shown.strip().splitlines()[-1])
+    assert (document["tries"], document["cells"]) == ({"done": 4}, {"done": 2})
+    _, shown, _ = moebench("ls", "cells", out)
+    tries, _, cells = shown.partition("cells: 2 done")
+    assert tries.count("won") == 2
+    assert "finetune with learning_rate=1e-05" in tries
+    assert "with" not in cells
+    page = (out / "report" / "report.html").read_text()
+    assert "tuning on tiny" in page
+    code, _, errors = moebench("run", with_keys(tiny_matrix, tuning={"tasks": {"tinny": "tiny"}}))
+    assert code == 2
+    assert "tuning.tasks: unknown task or kind 'tinny'; did you mean 'tiny'?" in errors
