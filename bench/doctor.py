@@ -57,7 +57,7 @@ def findings() -> Iterator[Finding]:
     for registry in (methods, tasks):
         yield Finding("ok", f"{registry.kind}s: {', '.join(registry.names())}")
     for name in runtimes.names():
-        where = availability(name)
+        where = availability(runtimes.get(name)())
         yield Finding("note" if where.startswith("not here") else "ok", f"runtime {name}: {where}")
 
 

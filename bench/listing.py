@@ -118,7 +118,8 @@ def _runtimes() -> Listing:
     from bench.latency.runtimes import availability
 
     rows = [
-        (name, runtimes.literals(name).get("summary", ""), availability(name)) for name in runtimes.names()
+        (name, runtimes.literals(name).get("summary", ""), availability(runtimes.get(name)()))
+        for name in runtimes.names()
     ]
     return ("runtime", "summary", "here"), rows
 

@@ -119,11 +119,8 @@ class Compiled(Runtime):
         return run
 
 
-def availability(name: str) -> str:
-    """Say where a registered runtime can be used on this machine: ``cpu``, ``cuda``, or why nowhere."""
-    from bench.registry import runtimes
-
-    runtime = runtimes.get(name)()
+def availability(runtime: Runtime) -> str:
+    """Say where a runtime can be used on this machine: ``cpu``, ``cuda``, or why nowhere."""
     devices = [torch.device("cpu"), *([torch.device("cuda")] if torch.cuda.is_available() else [])]
     skips = {device.type: runtime.supports(device) for device in devices}
     usable = [device for device, skip in skips.items() if skip is None]

@@ -103,11 +103,11 @@ def test_compilation_needs_a_compiler(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_where_a_runtime_can_be_used_is_said_for_every_one(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    assert availability("eager") == "cpu"
-    assert availability("cuda-graph").startswith("not here: CUDA graphs need")
+    assert availability(Eager()) == "cpu"
+    assert availability(CudaGraph()).startswith("not here: CUDA graphs need")
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    assert availability("eager") == "cpu, cuda"
-    assert availability("cuda-graph") == "cuda"
+    assert availability(Eager()) == "cpu, cuda"
+    assert availability(CudaGraph()) == "cuda"
 
 
 @pytest.mark.slow
