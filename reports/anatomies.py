@@ -12,6 +12,8 @@ from results.frame import Frame
 
 LEVEL = 0.05
 
+Place = tuple[int, int]  # layer, expert
+
 
 @dataclass(frozen=True)
 class Anatomy:
@@ -27,6 +29,21 @@ class Anatomy:
     def title(self) -> str:
         """What a person calls it."""
         return f"{self.label} on {self.task}, seed {self.seed}"
+
+
+@dataclass(frozen=True)
+class Lift:
+    """How much commoner a label is among an expert's tokens than among all, and the middle 95 % of chance."""
+
+    label: str
+    value: float
+    low: float
+    high: float
+
+    @property
+    def surprise(self) -> float:
+        """Return how far it lies from the middle of chance, in widths of chance."""
+        return abs(self.value - (self.low + self.high) / 2) / max(self.high - self.low, 1e-9)
 
 
 def anatomies(frame: Frame) -> list[Anatomy]:
@@ -66,46 +83,35 @@ def label_p_values(measures: Measures) -> list[float]:
     return [corrected[layer] for layer in range(len(corrected))]
 
 
-def strongest_label(measures: Measures, layer: int, expert: int) -> int | None:
-    """Return the label whose lift lies farthest out, in widths of what chance gives; None without tokens."""
+def strongest_lift(measures: Measures, layer: int, expert: int) -> Lift | None:
+    """Return the lift of the label that lies farthest from chance; None without labels or tokens."""
     labels = measures.labels
     if labels is None:
         return None
-
-    def surprise(label: int) -> float:
-        lift, low, high = (
-            table[layer][expert][label] for table in (labels.lift, labels.chance_low, labels.chance_high)
-        )
-        if lift is None or low is None or high is None:
-            return -1.0
-        return abs(lift - (low + high) / 2) / max(high - low, 1e-9)
-
-    best = max(range(len(labels.names)), key=surprise)
-    return best if surprise(best) >= 0 else None
+    columns = (table[layer][expert] for table in (labels.lift, labels.chance_low, labels.chance_high))
+    lifts = [
+        Lift(label, value, low, high)
+        for label, value, low, high in zip(labels.names, *columns, strict=True)
+        if value is not None and low is not None and high is not None
+    ]
+    return max(lifts, key=lambda lift: lift.surprise, default=None)
 
 
-def beyond_chance(measures: Measures) -> set[tuple[int, int]]:
-    """Return each (layer, expert) whose strongest label's lift chance does not give.
+def beyond_chance(measures: Measures) -> set[Place]:
+    """Return each (layer, expert) whose strongest lift chance does not give.
 
     The layer's corrected p-value must be small too: of twenty experts one has such a lift by chance.
     """
-    labels, found, p_values = measures.labels, set(), label_p_values(measures)
-    for layer, row in enumerate(measures.load.share):
-        if not p_values or p_values[layer] >= LEVEL:
-            continue
-        for expert in range(len(row)):
-            label = strongest_label(measures, layer, expert)
-            if labels is None or label is None:
-                continue
-            lift, low, high = (
-                table[layer][expert][label] for table in (labels.lift, labels.chance_low, labels.chance_high)
-            )
-            if lift is not None and low is not None and high is not None and not low <= lift <= high:
-                found.add((layer, expert))
-    return found
+    sure = {layer for layer, p_value in enumerate(label_p_values(measures)) if p_value < LEVEL}
+    return {
+        (layer, expert)
+        for layer in sure
+        for expert in range(len(measures.load.share[layer]))
+        if (lift := strongest_lift(measures, layer, expert)) and not lift.low <= lift.value <= lift.high
+    }
 
 
-def replacement_p_values(measures: Measures) -> dict[tuple[int, int], float]:
+def replacement_p_values(measures: Measures) -> dict[Place, float]:
     """Return by (layer, expert) McNemar's p-value of right and wrong answers, corrected over all experts.
 
     Nothing for heads without classes.
@@ -121,7 +127,7 @@ def replacement_p_values(measures: Measures) -> dict[tuple[int, int], float]:
     return holm({expert: mcnemar(*pair) for expert, pair in counts.items()})
 
 
-def missed(measures: Measures) -> set[tuple[int, int]]:
+def missed(measures: Measures) -> set[Place]:
     """Return each (layer, expert) whose replacement costs something that is not noise.
 
     With classes the corrected p-value tells; without, the interval of the drop.

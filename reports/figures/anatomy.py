@@ -12,11 +12,12 @@ from numpy.typing import NDArray
 
 from reports.anatomies import (
     Anatomy,
+    Place,
     anatomies,
     beyond_chance,
     first_seeds,
     missed,
-    strongest_label,
+    strongest_lift,
     with_siblings,
 )
 from reports.figures.style import panels
@@ -26,7 +27,6 @@ from results.frame import Frame
 MODELS = 4  # shown in one figure
 NUMBERS = 8  # experts up to which every square has its number
 
-Place = tuple[int, int]  # layer, expert
 Value = Callable[[Measures, int, int], float | None]
 
 
@@ -66,8 +66,8 @@ def draw(frame: Frame) -> Figure | None:
 
 
 def _lift(found: Measures, layer: int, expert: int) -> float | None:
-    label = strongest_label(found, layer, expert)
-    return None if found.labels is None or label is None else found.labels.lift[layer][expert][label]
+    lift = strongest_lift(found, layer, expert)
+    return None if lift is None else lift.value
 
 
 def _distance(found: Measures, layer: int, expert: int) -> float | None:

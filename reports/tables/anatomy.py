@@ -15,7 +15,7 @@ from reports.anatomies import (
     label_p_values,
     missed,
     replacement_p_values,
-    strongest_label,
+    strongest_lift,
     with_siblings,
 )
 from reports.entries import Entry, Group, Table, blank, number, p_value
@@ -202,7 +202,7 @@ def _layers(found: Measures) -> Iterable[tuple[Entry, ...]]:
 
 def _experts(found: Measures) -> Iterable[tuple[Entry, ...]]:
     weights, no_teacher = found.weights, found.absent.get("movement", "")
-    p_values, are_missed = replacement_p_values(found), missed(found)
+    p_values, are_missed, are_special = replacement_p_values(found), missed(found), beyond_chance(found)
     no_p_value = found.absent.get("replacement", "answers are not right or wrong")
     for layer, loads in enumerate(found.load.share):
         for expert, load in enumerate(loads):
@@ -215,7 +215,7 @@ def _experts(found: Measures) -> Iterable[tuple[Entry, ...]]:
                 _decimal(weights.initial_cosine[layer][expert] if weights.initial_cosine else None, 4, no_teacher),
                 _share(distance, no_teacher),
                 _decimal(with_siblings(found.outputs.cka, layer, expert), 3, "one expert, or one output for all"),
-                _lift(found, layer, expert),
+                _lift(found, layer, expert, marked=(layer, expert) in are_special),
                 _drop(found, layer, expert, marked=(layer, expert) in are_missed),
                 p_value(p_values[layer, expert]) if p_values else blank(no_p_value),
                 _changed(found, layer, expert),
@@ -223,18 +223,13 @@ def _experts(found: Measures) -> Iterable[tuple[Entry, ...]]:
             )  # fmt: skip
 
 
-def _lift(found: Measures, layer: int, expert: int) -> Entry:
-    label = strongest_label(found, layer, expert)
-    if found.labels is None or label is None:
+def _lift(found: Measures, layer: int, expert: int, *, marked: bool) -> Entry:
+    lift = strongest_lift(found, layer, expert)
+    if found.labels is None or lift is None:
         return blank(found.absent.get("labels", "no tokens"))
-    labels = found.labels
-    lift, low, high = (
-        table[layer][expert][label] for table in (labels.lift, labels.chance_low, labels.chance_high)
-    )
-    assert lift is not None and low is not None and high is not None  # noqa: PT018 (strongest_label saw to it)
-    n = sum(labels.counts[layer][expert])
-    text = f"{labels.names[label]} {lift:.3f} [{low:.3f}, {high:.3f}] ({n:,})"
-    return Entry(text, lift, low, high, n, marked=(layer, expert) in beyond_chance(found))
+    n = sum(found.labels.counts[layer][expert])
+    text = f"{lift.label} {lift.value:.3f} [{lift.low:.3f}, {lift.high:.3f}] ({n:,})"
+    return Entry(text, lift.value, lift.low, lift.high, n, marked=marked)
 
 
 def _drop(found: Measures, layer: int, expert: int, *, marked: bool) -> Entry:
