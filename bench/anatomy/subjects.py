@@ -8,10 +8,10 @@ from pathlib import Path
 
 from bench import checkpoints
 from bench.errors import UserError, unknown
-from bench.matrix import load_matrix, parse_choice
+from bench.matrix import Choice, Matrix, load_matrix, parse_choice
+from bench.plans import find_task
 from bench.registry import anatomies
 from bench.survey import task_identity
-from bench.tasks import catalog
 from bench.tasks.task import Task
 from results.record import CellIdentity, CellRecord
 from results.store import RunFolder
@@ -29,6 +29,7 @@ class Subject:
         folder: The checkpoint.
         teacher: Folder of the model that it was cut from; None where that is not here.
         identity: Of its cell; None for a checkpoint by itself.
+        data: Folder of Parquet files that its run read, if any.
     """
 
     cell_id: str
@@ -38,6 +39,7 @@ class Subject:
     folder: Path
     teacher: Path | None
     identity: CellIdentity | None = None
+    data: Path | None = None
 
     @property
     def name(self) -> str:
@@ -99,6 +101,7 @@ def of_run(path: Path, task: str | None, cell: str | None) -> list[Subject]:
         UserError: Where there is no such cell, or none that has experts.
     """
     folder = RunFolder(path)
+    matrix = load_matrix(str(folder.matrix_file)) if folder.matrix_file.exists() else None
     cells = [record for record in folder.records() if isinstance(record, CellRecord)]
     if cell is not None:
         cells = [_chosen(cells, cell, path)]
@@ -108,20 +111,23 @@ def of_run(path: Path, task: str | None, cell: str | None) -> list[Subject]:
             raise unknown("task", named.name, {record.task for record in cells}, where=str(path))
         cells, tasks = of_task, [named]
     else:
-        tasks = _tasks_of(folder)
+        tasks = _tasks_of(matrix, path)
     # a tuning try is finished too, but never saw the validation split
     done = [record for record in cells if record.status == "done" and "validation" in record.scores]
     if cell is not None and done:
         _require_experts(folder.model_folder(done[0].id))
+    data = Path(matrix.data).expanduser() if matrix and matrix.data else None
     subjects = [
-        _subject(folder, record, tasks) for record in done if _has_experts(folder.model_folder(record.id))
+        _subject(folder, record, tasks, data)
+        for record in done
+        if _has_experts(folder.model_folder(record.id))
     ]
     if not subjects:
         raise UserError(f"{path}: {_why_none(folder, cells, done)}")
     return subjects
 
 
-def _subject(folder: RunFolder, record: CellRecord, tasks: Sequence[Task]) -> Subject:
+def _subject(folder: RunFolder, record: CellRecord, tasks: Sequence[Task], data: Path | None) -> Subject:
     task = next((task for task in tasks if task_identity(task) == record.identity.task), None)
     if task is None:
         raise UserError(
@@ -138,6 +144,7 @@ def _subject(folder: RunFolder, record: CellRecord, tasks: Sequence[Task]) -> Su
         folder=folder.model_folder(record.id),
         teacher=teacher if there else None,
         identity=record.identity,
+        data=data,
     )
 
 
@@ -148,19 +155,15 @@ def _chosen(cells: Sequence[CellRecord], cell: str, path: Path) -> CellRecord:
     return found[0]
 
 
-def _tasks_of(folder: RunFolder) -> list[Task]:
-    if not folder.matrix_file.exists():
-        raise UserError(f"{folder.path}: no matrix.yaml says what its tasks are; name one: --task NAME")
-    choices = load_matrix(str(folder.matrix_file)).tasks
-    return [
-        catalog.find(choice.name, {key: str(value) for key, value in choice.options.items()})
-        for choice in choices
-    ]
+def _tasks_of(matrix: Matrix | None, path: Path) -> list[Task]:
+    if matrix is None:
+        raise UserError(f"{path}: no matrix.yaml says what its tasks are; name one: --task NAME")
+    return [find_task(choice) for choice in matrix.tasks]
 
 
 def _task(text: str) -> Task:
     ((name, options),) = parse_choice(text).items()
-    return catalog.find(name, {key: str(value) for key, value in options.items()})
+    return find_task(Choice(name=name, options=options))
 
 
 def _has_experts(folder: Path) -> bool:

@@ -61,7 +61,7 @@ def examine(subject: Subject, *, data: Path | None, limit: int | None, examples:
 
     Args:
         subject: Checkpoint, task and teacher.
-        data: Folder of Parquet files, if any.
+        data: Folder of Parquet files; None means the run's, if it had one.
         limit: At most this many rows; None means ``ROWS``.
         examples: Whether to look for sentences too.
 
@@ -73,7 +73,7 @@ def examine(subject: Subject, *, data: Path | None, limit: int | None, examples:
     transformers_logging.disable_progress_bar()
     device = choose_device("fp32")[0]
     dissect = anatomies.get(checkpoints.model_type(subject.folder))
-    rows, available = _rows(subject, data, ROWS if limit is None else limit)
+    rows, available = _rows(subject, data or subject.data, ROWS if limit is None else limit)
     own = checkpoints.Checkpoint(subject.label, subject.folder, checkpoints.weights_sha256(subject.folder))
     checkpoints.require_room(own, subject.task)
     tokenizer = checkpoints.load_tokenizer(own)

@@ -19,6 +19,7 @@ from transformers import AutoTokenizer, BertConfig, BertForSequenceClassificatio
 from wordpiece import word_tokenizer
 
 from bench import cli
+from bench.anatomy import find
 from bench.anatomy.measures import Reading, TeacherSays, load_measures, measures, token_measures
 from bench.anatomy.scores import drops, scored
 from bench.batching import evaluation_batches
@@ -221,6 +222,13 @@ def test_every_mixture_of_a_run_leaves_a_record_and_the_report_shows_it(moebench
     assert code == 0, stderr
     assert 'id="table-anatomy-experts"' in (run / "report" / "report.html").read_text()
     assert (run / "report" / "figures" / "anatomy.svg").is_file()
+
+
+def test_the_rows_are_looked_for_where_the_run_found_them(run):
+    matrix = yaml.safe_load((run / "matrix.yaml").read_text())
+    (run / "matrix.yaml").write_text(yaml.safe_dump(matrix | {"data": "/somewhere/else"}))
+    (subject,) = find(run, task=None, teacher=None, cell=None)
+    assert subject.data == Path("/somewhere/else")
 
 
 def test_a_joined_run_keeps_its_anatomies(moebench, run, tmp_path):
