@@ -9,7 +9,17 @@ import pytest
 
 from results.environment import current
 from results.errors import RunFolderError
-from results.record import SCHEMA_VERSION, Budget, CellIdentity, CellRecord, canonical_json, digest
+from results.record import (
+    SCHEMA_VERSION,
+    Budget,
+    CellIdentity,
+    CellRecord,
+    HeldOut,
+    LatencyRecord,
+    WorkloadRecord,
+    canonical_json,
+    digest,
+)
 from results.store import RunFolder, merge, whole_folder, write_atomically
 
 
@@ -63,6 +73,7 @@ def test_the_id_depends_on_every_part_of_the_identity():
         "budget": Budget(epochs=9),
         "seed": 9,
         "precision": "bf16",
+        "held_out": HeldOut(share=0.1, most=100, seed=0),
         "schema_version": 0,
     }
     assert set(changed) == set(CellIdentity.model_fields)
@@ -187,6 +198,53 @@ def test_merge_refuses_two_teachers_under_one_seed(tmp_path):
     with pytest.raises(RunFolderError, match="two teachers for task 'tiny', seed 0"):
         merge([left.path, right.path], tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+def as_try(record: CellRecord) -> CellRecord:
+    identity = record.identity.model_copy(update={"held_out": HeldOut(share=0.1, most=100, seed=0)})
+    return record.model_copy(update={"id": identity.cell_id, "identity": identity})
+
+
+def test_tries_of_a_teacher_are_no_two_teachers(tmp_path):
+    one, two = RunFolder(tmp_path / "one"), RunFolder(tmp_path / "two")
+    one.write(cell(method="teacher", weights="a"))
+    two.write(as_try(cell(method="teacher", weights="b")))
+    assert merge([one.path, two.path], tmp_path / "joined") == 2
+
+
+def test_what_later_tuning_replaced_is_set_aside_with_its_timings(tmp_path):
+    folder = RunFolder(tmp_path)
+    teacher, old, kept = cell(method="teacher"), cell(), cell(method="distilbert")
+    timing = LatencyRecord(
+        id="timing",
+        status="done",
+        cell_id=old.id,
+        baseline_id=teacher.id,
+        task="tiny",
+        method="finetune",
+        label="finetune",
+        seed=0,
+        workload=WorkloadRecord(name="1x32", batch_size=1, length=32),
+        runtime="eager",
+        device="cpu",
+        dtype="fp32",
+        threads=1,
+        environment="e",
+        suite_version="0",
+        started="",
+        finished="",
+    )
+    for record in (teacher, old, kept, timing):
+        folder.write(record)
+    folder.set_superseded_aside([old.id])
+    assert {record.id for record in folder.records()} == {teacher.id, kept.id}
+    assert {file.stem for file in (tmp_path / "superseded").iterdir()} == {old.id, "timing"}
+    folder.write(old)
+    folder.write(timing)
+    folder.set_superseded_aside([teacher.id])
+    assert {record.id for record in folder.records()} == {old.id, kept.id}
+    folder.set_superseded_aside([])
+    assert {record.id for record in folder.records()} == {old.id, kept.id}
 
 
 def test_merge_names_a_folder_that_is_none(tmp_path):
