@@ -82,7 +82,7 @@ def sort_by_expert(expert_ids: Tensor, num_experts: int) -> Dispatch:
         expert_ids: ``[..., tokens]``, int64.
         num_experts: Experts of a layer.
     """
-    if expert_ids.is_cuda and has_triton():
+    if expert_ids.is_cuda and not torch.compiler.is_compiling() and has_triton():
         from moebert.experts.triton_sort import counting_sort
 
         return Dispatch(expert_ids, *counting_sort(expert_ids, num_experts))

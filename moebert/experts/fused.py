@@ -49,6 +49,8 @@ def why_not_fused(tokens: Tensor, weights: ExpertWeights, activation: Activation
     """Return what keeps the kernels from running, None if nothing does."""
     if not tokens.is_cuda:
         return f"tokens are on {tokens.device.type}, not on a CUDA device"
+    if torch.compiler.is_compiling():
+        return "torch.compile has its own kernels"
     if not has_triton():
         return "triton is not installed"
     if tokens.dtype not in (*HALVED, torch.float32):

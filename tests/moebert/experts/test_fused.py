@@ -376,6 +376,8 @@ def test_where_the_kernels_cannot_run_there_is_a_reason(
         assert found is None if reason is None else re.search(reason, found)
         monkeypatch.setattr(fused, "has_triton", lambda: False)
         assert fused.why_not_fused(x, weights, ACT2FN[activation]) == "triton is not installed"
+        monkeypatch.setattr(torch.compiler, "is_compiling", lambda: True)
+        assert fused.why_not_fused(x, weights, ACT2FN[activation]) == "torch.compile has its own kernels"
 
 
 @pytest.mark.parametrize(("products", "runs"), [(torch.bfloat16, "kernels"), (torch.float32, "grouped")])
