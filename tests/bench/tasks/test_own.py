@@ -51,8 +51,9 @@ def test_ten_lines_make_a_task_of_csv_and_tsv(folder: Path) -> None:
 
 
 def test_only_text_label_and_files_are_needed(folder: Path) -> None:
-    (folder / "short.yaml").write_text("text: a\nlabel: y\ntrain: rows.jsonl\nvalidation: rows.jsonl\n")
+    (folder / "short.yaml").write_text("text: a\nlabel: y\ntrain: rows.jsonl\nvalidation: dev.jsonl\n")
     (folder / "rows.jsonl").write_text('{"a": "x", "y": 1.5}\n{"a": "2020-01-01", "y": 2}\n')
+    (folder / "dev.jsonl").write_text('{"a": "y", "y": 0}\n')
     task = read_task(folder / "short.yaml")
     assert (task.name, task.head, task.main_score) == ("short", "regression", "pearson")
     assert load_rows(task).splits["train"][:] == {"a": ["x", "2020-01-01"], "y": [1.5, 2.0]}
@@ -60,16 +61,26 @@ def test_only_text_label_and_files_are_needed(folder: Path) -> None:
 
 def test_questions_of_one_s_own(folder: Path) -> None:
     (folder / "qa.yaml").write_text(
-        "head: extractive-qa\ntext: [question, context]\ntrain: qa.jsonl\nvalidation: qa.jsonl\n"
+        "head: extractive-qa\ntext: [question, context]\ntrain: qa.jsonl\nvalidation: dev.jsonl\n"
     )
     (folder / "qa.jsonl").write_text(
         '{"question": "who", "context": "it was me", "answers": {"text": ["me"], "answer_start": [7]}}\n'
         '{"question": "when", "context": "it was me", "answers": {"text": [], "answer_start": []}}\n'
     )
+    (folder / "dev.jsonl").write_text((folder / "qa.jsonl").read_text())
     task = read_task(folder / "qa.yaml")
     assert (task.label, task.main_score) == ("answers", "f1")
     answers = [{"text": ["me"], "answer_start": [7]}, {"text": [], "answer_start": []}]
     assert list(load_rows(task).splits["train"]["answers"]) == answers
+
+
+def test_one_file_for_training_and_scoring_is_refused(folder: Path) -> None:
+    (folder / "short.yaml").write_text("text: a\nlabel: y\ntrain: rows.jsonl\nvalidation: rows.jsonl\n")
+    (folder / "rows.jsonl").write_text('{"a": "x", "y": 1.5}\n')
+    with pytest.raises(
+        UserError, match=r"task 'short': train and validation are the same rows, 'rows\.jsonl'"
+    ):
+        load_rows(read_task(folder / "short.yaml"))
 
 
 def test_a_bad_row_is_named_by_file_and_row(folder: Path) -> None:
