@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import pytest
@@ -43,3 +44,18 @@ def long_checkpoint(tiny_checkpoint: Path, tmp_path_factory: pytest.TempPathFact
     config = BertConfig.from_pretrained(tiny_checkpoint, max_position_embeddings=512)
     BertModel(config).save_pretrained(folder)
     return folder
+
+
+@pytest.fixture
+def moebench(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
+    """Call the command; give back its exit code, standard output and standard error."""
+    from bench import cli
+
+    def call(*words: object) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["moebench", *map(str, words)])
+        with pytest.raises(SystemExit) as stopped:
+            cli.main()
+        captured = capsys.readouterr()
+        return int(stopped.value.code or 0), captured.out, captured.err
+
+    return call

@@ -5,8 +5,6 @@ from __future__ import annotations
 import json
 import math
 import shutil
-import sys
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +16,6 @@ from planted import EXPERT, LAYER, planted, with_equal_experts
 from transformers import AutoTokenizer, BertConfig, BertForSequenceClassification
 from wordpiece import word_tokenizer
 
-from bench import cli
 from bench.anatomy import find
 from bench.anatomy.measures import Reading, TeacherSays, load_measures, measures, token_measures
 from bench.anatomy.scores import drops, scored
@@ -38,7 +35,6 @@ from results.record import AnatomyRecord, CellRecord
 from results.store import RunFolder
 
 GOOD, BAD, VOCABULARY = (5, 6, 7), (8, 9, 10), 23  # of the tiny checkpoint's tokenizer
-Command = Callable[..., tuple[int, str, str]]
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -46,18 +42,6 @@ def _cache(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("MOEBENCH_CACHE", str(tmp_path_factory.mktemp("cache")))
         yield
-
-
-@pytest.fixture
-def moebench(monkeypatch, capsys) -> Command:
-    def call(*words: object) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["moebench", *map(str, words)])
-        with pytest.raises(SystemExit) as stopped:
-            cli.main()
-        captured = capsys.readouterr()
-        return int(stopped.value.code or 0), captured.out, captured.err
-
-    return call
 
 
 def saved(model, tiny_checkpoint: Path, folder: Path) -> Path:

@@ -15,25 +15,10 @@ from pathlib import Path
 import pytest
 import yaml
 
-from bench import cli
 from results.record import CellRecord
 from results.store import RunFolder
 
 pytestmark = pytest.mark.usefixtures("cache")
-
-
-@pytest.fixture
-def moebench(monkeypatch, capsys):
-    """Call the command; give back its exit code, standard output and standard error."""
-
-    def call(*words: object) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["moebench", *map(str, words)])
-        with pytest.raises(SystemExit) as stopped:
-            cli.main()
-        captured = capsys.readouterr()
-        return int(stopped.value.code or 0), captured.out, captured.err
-
-    return call
 
 
 def edited(file: Path, **keys) -> Path:
