@@ -64,7 +64,8 @@ def draw(frame: Frame) -> Figure | None:
                 for place in places
             ]
             style = {"color": COLOURS[number % len(COLOURS)], "marker": MARKERS[number % len(MARKERS)]}
-            axis.plot(places, [one.mean for one in means], label=task, **style)
+            joined = "-" if all(isinstance(value, int | float) for value in sweep.values) else ""
+            axis.plot(places, [one.mean for one in means], label=task, linestyle=joined, **style)
             spread = [(place, one) for place, one in zip(places, means, strict=True) if one.low is not None]
             axis.vlines([place for place, _ in spread], [one.low for _, one in spread],
                         [one.high for _, one in spread], color=style["color"], linewidth=0.8)  # fmt: skip
