@@ -111,6 +111,11 @@ def submit(
         for cell in cells
         if (cell.label, cell.seed) == (method, chosen) and cell.record and cell.record.status == "done"
     }
+    limited = [task for task, (_, record) in done.items() if record.identity.limit is not None]
+    if limited:
+        raise UserError(
+            f"{run.path} is a smoke run (--limit), no result to submit: {', '.join(limited)} saw a few rows only"
+        )
     missing = list(dict.fromkeys(file.task for file in FILES.values() if file.task not in done))
     if missing and not fill:
         raise UserError(

@@ -9,7 +9,7 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
-from reports.figures.style import COLOURS, MARKERS, panels
+from reports.figures.style import COLOURS, MARKERS, legend_below, panels
 from reports.outcomes import outcomes, tasks
 from reports.statistics import mean_interval
 from reports.tables.ablation import variants
@@ -74,9 +74,7 @@ def draw(frame: Frame) -> Figure | None:
         axis.set_ylabel("main score × 100")
         axis.set_title(sweep.method)
     if len(names) > 1:
-        figure.legend(
-            *axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=min(len(names), 5)
-        )
+        legend_below(figure, *axes[0].get_legend_handles_labels())
     return figure
 
 

@@ -9,7 +9,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
-from reports.figures.style import COLOURS, INK, panels
+from reports.figures.style import COLOURS, INK, legend_below, panels
 from reports.outcomes import labels
 from results.frame import Frame
 
@@ -42,7 +42,7 @@ def draw(frame: Frame) -> Figure | None:
         figure.suptitle(f"the first {len(shown)} of {len(known)} in the order of the main table", fontsize=7)
     if len(names) > 1:
         handles = {task: axes[0].plot([], [], **style)[0] for task, style in styles.items()}
-        figure.legend(handles.values(), handles, loc="outside lower center", ncols=min(len(names), 5))
+        legend_below(figure, list(handles.values()), list(handles))
     return figure
 
 

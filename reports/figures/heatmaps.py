@@ -19,6 +19,7 @@ from results.frame import Frame
 
 GRIDS = 12  # panels of one figure
 LAUNCH_BOUND = 1.25  # the next larger input takes less than this many times as long
+SLANTED = 16  # letters of a task's name that may be written aslant
 _MAP = "cividis"  # as readable in grey as in colour
 
 
@@ -35,11 +36,13 @@ def draw_retained(frame: Frame) -> Figure | None:
     )
     if not np.isfinite(values).any():
         return None
-    figure, axis = figure_of(min(PAGE_WIDTH, 2.2 + 0.62 * len(names)), 0.9 + 0.24 * len(students))
+    longest = max(map(len, names))
+    below = 0.055 * longest if longest > SLANTED else 0.0  # inches that upright names take below the squares
+    figure, axis = figure_of(min(PAGE_WIDTH, 2.2 + 0.62 * len(names)), 0.9 + 0.24 * len(students) + below)
     _numbers(axis, values, "{:.1f}", low=float(np.nanmin(values)), high=max(100.0, float(np.nanmax(values))))
     _ticks(axis, students, names)
     if len(names) > 1:
-        axis.tick_params(axis="x", rotation=45)
+        axis.tick_params(axis="x", rotation=90 if below else 45)
     return figure
 
 

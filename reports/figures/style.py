@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import math
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -113,7 +113,15 @@ def legend(figure: Figure, shown: Mapping[str, Mark]) -> None:
     if len(handles) <= 12:
         figure.legend(handles, list(shown), loc="outside right upper")
     else:
-        figure.legend(handles, list(shown), loc="outside lower center", ncols=5)
+        legend_below(figure, handles, list(shown))
+
+
+def legend_below(figure: Figure, handles: Sequence[Any], names: Sequence[str]) -> None:
+    """Name what is drawn below a figure, in as many columns as fit, and make room for the rows."""
+    columns = max(1, min(5, len(names), 130 // (max(map(len, names)) + 6)))
+    rows = -(-len(names) // columns)
+    figure.set_figheight(figure.get_figheight() + 0.16 * (rows - 1))
+    figure.legend(handles, names, loc="outside lower center", ncols=columns)
 
 
 def _size(mark: Mark) -> float:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import zipfile
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +16,7 @@ from constructed_data import write_data
 from bench import submission
 from bench.errors import UserError
 from bench.matrix import load_matrix
+from bench.recorded import recorded_cells
 from bench.run import run
 from bench.submission import FILES, HEADER, check, problems, submit
 from bench.tasks.glue import OFFICIAL_ROWS
@@ -189,5 +191,19 @@ def test_a_test_split_that_is_not_whole_is_refused(finished, tmp_path):
     with pytest.raises(
         UserError, match=r"would not take this: CoLA.tsv: 10 rows, the split has 1,063; .*AX.tsv"
     ):
+        submit(RunFolder(finished / "run"), "finetune", out=tmp_path / "x.zip", fill=True)
+    assert not (tmp_path / "x.zip").exists()
+
+
+@pytest.mark.usefixtures("small")
+def test_a_smoke_run_is_not_submitted(finished, tmp_path, monkeypatch):
+    def limited(folder: RunFolder):
+        cells = recorded_cells(folder)
+        for cell in cells:
+            identity = cell.record.identity.model_copy(update={"limit": 5})
+            yield replace(cell, record=cell.record.model_copy(update={"identity": identity}))
+
+    monkeypatch.setattr("bench.recorded.recorded_cells", limited)
+    with pytest.raises(UserError, match=r"is a smoke run \(--limit\), no result to submit: cola, stsb, mnli"):
         submit(RunFolder(finished / "run"), "finetune", out=tmp_path / "x.zip", fill=True)
     assert not (tmp_path / "x.zip").exists()

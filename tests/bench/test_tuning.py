@@ -264,16 +264,7 @@ def test_the_card_of_a_method_shows_budget_tries_and_winner(tiny_matrix, tmp_pat
                 assert facts[f"try {number} on tiny"].startswith(said)
 
 
-def test_the_command_line_shows_the_tries_apart(tiny_matrix, tmp_path, monkeypatch, capsys):
-    from bench import cli
-
-    def moebench(*words: object) -> tuple[int, str, str]:
-        monkeypatch.setattr("sys.argv", ["moebench", *map(str, words)])
-        with pytest.raises(SystemExit) as stopped:
-            cli.main()
-        captured = capsys.readouterr()
-        return int(stopped.value.code or 0), captured.out, captured.err
-
+def test_the_command_line_shows_the_tries_apart(moebench, tiny_matrix, tmp_path):
     out = tmp_path / "run"
     with_keys(tiny_matrix, tuning=TUNING)
     code, shown, _ = moebench("run", tiny_matrix, "--out", out, "--dry-run")

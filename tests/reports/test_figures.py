@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import warnings
 from itertools import product
 from pathlib import Path
 
@@ -215,3 +216,11 @@ def test_style_file_is_part_of_the_package() -> None:
     import reports.figures
 
     assert (Path(reports.figures.__file__).parent / "paper.mplstyle").is_file()
+
+
+def test_twelve_tasks_with_long_names_still_have_room() -> None:
+    names = [f"task-{number} [train=train-part, validation=validation-part]" for number in range(12)]
+    frame = from_records(campaign(("teacher", "finetune", "moebert"), names, (1,)))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # matplotlib warns where a layout collapses
+        assert len(list(files(FIGURES, frame))) >= 3
