@@ -30,6 +30,7 @@ class Outcome:
         tries: State -> number of tries of the tuning.
         timings: State -> number of timings.
         failures: What failed, and why.
+        records: Ids of the matrix's cells and timings; the folder may hold those of other matrices too.
     """
 
     folder: Path
@@ -37,6 +38,7 @@ class Outcome:
     tries: dict[str, int]
     timings: dict[str, int]
     failures: list[str]
+    records: frozenset[str]
 
     def document(self) -> dict[str, Any]:
         """Return what the last line of standard output says, as plain data."""
@@ -89,6 +91,9 @@ def run(
         tries=dict(Counter(cell.state for cell in tries)),
         timings=dict(Counter(timing.status for timing in timings)),
         failures=failures,
+        records=frozenset(
+            record.id for record in (*(cell.record for cell in everything), *timings) if record is not None
+        ),
     )
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from reports.timings import headline, timings
+from reports.timings import headline, settings, timings
 from results.frame import Frame
 
 SCORES = (
@@ -27,12 +27,20 @@ BOLD = (
     "Bold: the best student of a column, and those that the paired test does not tell apart from it at 5 % after "
     "Holm's correction."
 )
+MOST_SETTINGS = 4  # that a caption names beside the headline's
 NOT_TESTED = "Nothing is bold: there are no two students with predictions to test."
 
 
 def conditions(frame: Frame) -> list[str]:
     """Say all that the numbers of a frame depend on."""
-    return [*smoke(frame), *training(frame), *timing(frame)]
+    return [*smoke(frame), *training(frame), *timing(frame), *conventions(frame)]
+
+
+def conventions(frame: Frame) -> list[str]:
+    """Say how things are counted that are counted differently elsewhere."""
+    by_f1 = [task for task in ("mrpc", "qqp") if task in set(frame.cells["task_name"])]
+    never = f"{' and '.join(by_f1)}: ranked by F1, which is never averaged with accuracy."
+    return [MULTIPLY_ADDS, *([never] if by_f1 else [])]
 
 
 def smoke(frame: Frame) -> list[str]:
@@ -75,8 +83,13 @@ def timing(frame: Frame) -> list[str]:
         "real lengths" if length != length else f"{length:.0f} tokens"
         for length in sorted(done["length"].unique(), key=lambda length: (length != length, length))
     )
+    others = [other.describe() for other in settings(frame) if other != setting]
+    also = f" Also timed, in the latency table: {'; '.join(others[:MOST_SETTINGS])}" if others else ""
+    also += f" and {len(others) - MOST_SETTINGS} more" if len(others) > MOST_SETTINGS else ""
     machine = f" on {known[0]}" if (known := hardware(frame, [setting.environment])) else ""
-    return [f"Timed{machine}: {setting.describe()}, batch {batches}, {lengths}{processes}."]
+    return [
+        f"Timed{machine}: {setting.describe()}, batch {batches}, {lengths}{processes}.{also}{'.' if also else ''}"
+    ]
 
 
 def hardware(frame: Frame, environments: Iterable[str]) -> list[str]:

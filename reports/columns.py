@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from reports import captions
 from reports.comparisons import compare
-from reports.entries import Column, ColumnEntry, Entry, blank, percent, quantity
+from reports.entries import Column, ColumnEntry, Entry, blank, linked, percent, quantity
 from reports.outcomes import Outcome, evaluation_splits, labels, main_score, outcomes, tasks
 from reports.statistics import mean_interval
 from reports.timings import headline, speedup_entry
@@ -63,11 +63,9 @@ def size(column: str, heading: str, unit: float) -> Callable[[Frame], list[Colum
 
     def draw(frame: Frame) -> list[Column]:
         done = frame.cells[frame.cells["status"] == "done"]
-        values = dict(tuple(done.groupby("label")[column]))
-        shown = {
-            label: quantity(values[label], unit=unit) if label in values else blank("no finished cell")
-            for label in labels(frame)
-        }
+        shown = {label: blank("no finished cell") for label in labels(frame)}
+        for label, cells in done.groupby("label"):
+            (shown[str(label)],) = linked([quantity(cells[column], unit=unit)], cells["cell_id"])
         return [Column(heading, shown)]
 
     return draw

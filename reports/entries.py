@@ -136,6 +136,12 @@ def ratio(estimate: Estimate, *, cells: Iterable[str] = (), note: str = "") -> E
     return Entry(text, estimate.mean, estimate.low, estimate.high, estimate.n, note, cells=tuple(cells))
 
 
+def linked(row: Iterable[Entry], cells: Iterable[str]) -> tuple[Entry, ...]:
+    """Let every number of a row that names no cells of its own lead to these."""
+    ids = tuple(cells)
+    return tuple(entry if entry.cells or entry.value is None else replace(entry, cells=ids) for entry in row)
+
+
 def number(value: float) -> str:
     """Show a signed number of points with a real minus sign."""
     return f"{value:+.1f}".replace("-", "−")

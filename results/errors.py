@@ -5,3 +5,7 @@ from __future__ import annotations
 
 class RunFolderError(Exception):
     """Say what is wrong with a run folder and what to do about it."""
+
+
+class FrameError(ValueError):
+    """Say why records cannot stand in one table."""

@@ -6,7 +6,7 @@ check again.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 
 from results.columns import ANATOMY, CELLS, CURVES, ENVIRONMENTS, LATENCY, SCORES, TRIES
+from results.errors import FrameError
 from results.record import AnatomyRecord, CellRecord, LatencyRecord
 from results.rows import cell_row, curve_rows, environment_row, latency_row, score_rows, task_label, try_rows
 from results.store import AnyRecord, RunFolder
@@ -29,7 +30,7 @@ class Frame:
     """The records of a run; ``results.columns`` describes the columns. Two frames are equal only if they are one.
 
     Raises:
-        ValueError: Where a column is missing, a cell stands twice, a (task, seed) has two teachers, or a finished cell
+        FrameError: Where a column is missing, a cell stands twice, a (task, seed) has two teachers, or a finished cell
             has no finite main score.
     """
 
@@ -45,7 +46,7 @@ class Frame:
         for name, columns in _TABLES.items():
             missing = [column for column in columns if column not in getattr(self, name).columns]
             if missing:
-                raise ValueError(f"frame.{name}: missing columns {missing}")
+                raise FrameError(f"frame.{name}: missing columns {missing}")
         _refuse_duplicates(self.cells)
         _refuse_two_teachers(self.cells)
         _refuse_unusable_scores(self.cells, self.scores)
@@ -63,15 +64,23 @@ _TABLES = {
 }
 
 
-def load(folder: Path) -> Frame:
+def load(folder: Path, *, only: Collection[str] | None = None) -> Frame:
     """Read a run folder.
+
+    Args:
+        folder: The run folder.
+        only: Ids of cells and timings that are wanted, with the anatomies of those cells; None means all.
 
     Raises:
         FileNotFoundError: Where the folder has no records.
-        ValueError: Where its records do not make a frame.
+        FrameError: Where its records do not make a frame.
     """
     run = RunFolder(folder)
-    records = run.records()
+    records = [
+        record
+        for record in run.records()
+        if only is None or (record.cell_id if isinstance(record, AnatomyRecord) else record.id) in only
+    ]
     if not records:
         raise FileNotFoundError(f"{folder}: no records; a run folder has records/<cell id>.json")
     return from_records(records, environments=run.environments(), folder=run)
@@ -141,7 +150,7 @@ def _refuse_duplicates(cells: pd.DataFrame) -> None:
         for column in ("data", "config", "budget", "teacher", "precision", "method")
         if len(group[column].unique()) > 1
     ]
-    raise ValueError(
+    raise FrameError(
         f"{len(group)} cells for {first['label']!r} on {first['task']!r}, seed {first['seed']}: "
         f"{', '.join(group['cell_id'])}; they differ in {', '.join(differing) or 'nothing'}; "
         "a table needs one: report them from separate folders"
@@ -153,7 +162,7 @@ def _refuse_two_teachers(cells: pd.DataFrame) -> None:
     for (task, seed), group in students.groupby(["task", "seed"], sort=True):
         if len(group["teacher"].unique()) > 1:
             one = group.drop_duplicates("teacher").iloc[:2]
-            raise ValueError(
+            raise FrameError(
                 f"two teachers for task {task!r}, seed {seed}: cells {' and '.join(one['cell_id'])} were made from "
                 f"{' and '.join(sha[:12] for sha in one['teacher'])}; students of two teachers cannot share a table"
             )
@@ -164,14 +173,14 @@ def _refuse_unusable_scores(cells: pd.DataFrame, scores: pd.DataFrame) -> None:
     bad = done[~done["main_value"].between(-1, 1)]
     if not bad.empty:
         cell = bad.iloc[0]
-        raise ValueError(
+        raise FrameError(
             f"cell {cell['cell_id']} ({cell['label']!r} on {cell['task']!r}, seed {cell['seed']}) is done but its "
             f"{cell['main_score']} on the validation split is {cell['main_value']}; scores lie in [-1, 1]"
         )
     bad = scores[~scores["value"].between(-1, 1)]
     if not bad.empty:
         row = bad.iloc[0]
-        raise ValueError(
+        raise FrameError(
             f"cell {row['cell_id']}: {row['score']} on {row['split']} is {row['value']}; scores lie in [-1, 1]"
         )
 
@@ -182,7 +191,7 @@ def _refuse_unusable_timings(latency: pd.DataFrame) -> None:
     bad = done[~(numbers > 0).all(axis=1)]
     if not bad.empty:
         row = bad.iloc[0]
-        raise ValueError(
+        raise FrameError(
             f"timing {row['latency_id']} ({row['label']!r}, workload {row['workload']!r}) is done but has a time or "
             "ratio that is not positive"
         )
@@ -190,7 +199,7 @@ def _refuse_unusable_timings(latency: pd.DataFrame) -> None:
     repeated = latency[latency.duplicated(keys, keep=False)]
     if not repeated.empty:
         row = repeated.iloc[0]
-        raise ValueError(
+        raise FrameError(
             f"two timings of cell {row['cell_id']} ({row['label']!r}) for workload {row['workload']!r} under runtime "
             f"{row['runtime']!r} in environment {row['environment']}; a table needs one"
         )

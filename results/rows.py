@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from results.record import CellRecord, LatencyRecord, canonical_json
@@ -25,6 +26,8 @@ def task_label(cell: CellRecord) -> str:
 def _renamed_splits(cell: CellRecord) -> str:
     """Name the splits a cell used whose files are not called what the role is (``validation_matched`` is)."""
     splits: Mapping[str, str] = cell.identity.task.get("splits", {})
+    if all(Path(name).suffix for name in splits.values()):
+        return ""  # a task file of one's own says which files its splits are
     return ", ".join(
         f"{role}={name}"
         for role, name in splits.items()

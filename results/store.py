@@ -100,9 +100,20 @@ class RunFolder:
         return environment.id
 
     def environments(self) -> dict[str, Environment]:
-        """Read every environment by id."""
-        files = sorted((self.path / "environments").glob("*.json"))
-        return {file.stem: Environment.model_validate_json(file.read_bytes()) for file in files}
+        """Read every environment by id.
+
+        Raises:
+            RunFolderError: Where one cannot be read.
+        """
+        found = {}
+        for file in sorted((self.path / "environments").glob("*.json")):
+            try:
+                found[file.stem] = Environment.model_validate_json(file.read_bytes())
+            except ValidationError as error:
+                raise RunFolderError(
+                    f"{file}: not a readable environment; restore it or remove it"
+                ) from error
+        return found
 
     @contextmanager
     def lock(self) -> Iterator[None]:

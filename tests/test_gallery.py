@@ -6,6 +6,7 @@ import shutil
 import subprocess
 from pathlib import Path
 
+import matplotlib
 import pytest
 
 from reports import write
@@ -16,7 +17,8 @@ from results.store import RunFolder
 ROOT = Path(__file__).parent.parent
 CAMPAIGNS = sorted(path for path in (ROOT / "results" / "campaigns").glob("*") if path.is_dir())
 TEX = sorted((ROOT / "reports" / "gallery").glob("*/tables/*.tex"))
-TEXT = {".md", ".csv", ".tex", ".html"}
+# Of the same records every matplotlib gives the same bytes of these; of pictures and the page, the pinned one does.
+TEXT = {".md", ".csv", ".tex"}
 
 
 def relative(folder: Path) -> dict[str, Path]:
@@ -45,10 +47,11 @@ def test_the_gallery_is_what_the_records_give(campaign, tmp_path):
     committed = relative(ROOT / "reports" / "gallery" / campaign.name)
     drawn = relative(tmp_path)
     assert list(drawn) == list(committed)
+    pinned = f"matplotlib=={matplotlib.__version__}" in (ROOT / "constraints.txt").read_text().splitlines()
     differing = [
         name
         for name in drawn
-        if Path(name).suffix in TEXT and drawn[name].read_bytes() != committed[name].read_bytes()
+        if (pinned or Path(name).suffix in TEXT) and drawn[name].read_bytes() != committed[name].read_bytes()
     ]
     assert differing == []
 

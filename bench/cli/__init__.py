@@ -10,7 +10,7 @@ from rich.logging import RichHandler
 from bench.cli import execution, inspection, records, scaffolding  # noqa: F401 - each registers its commands
 from bench.cli.shell import app, error_console
 from bench.errors import UserError
-from results.errors import RunFolderError
+from results.errors import FrameError, RunFolderError
 
 __all__ = ["app", "main"]
 
@@ -20,7 +20,7 @@ def main() -> None:
     logging.basicConfig(level=logging.WARNING, format="%(message)s", handlers=[_log_handler()])
     try:
         app()
-    except (UserError, RunFolderError) as error:
+    except (UserError, RunFolderError, FrameError) as error:
         _fail(str(error))
     except OSError as error:
         _fail(f"{error.filename}: {error.strerror}" if error.filename else str(error))

@@ -89,12 +89,17 @@ def run(
 
     with Display(error_console) as display:
         outcome = run_matrix(chosen, folder, overwrite=overwrite, listener=display)
-    report_folder = folder / "report"
-    write_report(folder, report_folder, chosen.name)
-    document = outcome.document() | {"report": str(report_folder / "report.html")}
+    problem, page = None, None
+    try:
+        page = write_report(folder, folder / "report", chosen.name, only=outcome.records)
+    except UserError as error:
+        problem = error
+    document = outcome.document() | {"report": str(page) if page else None}
     for failure in outcome.failures:
         error_console.print(f"failed    {failure}", style="red", highlight=False, markup=False)
     typer.echo(json.dumps(document))
+    if problem:
+        raise problem
     if outcome.failures:
         raise typer.Exit(1)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Collection
 from pathlib import Path
 from typing import Annotated
 
@@ -25,13 +26,13 @@ RunFolderArgument = Annotated[Path, typer.Argument(help="Run folder.")]
 DataOption = Annotated[Path | None, typer.Option(help="Folder of Parquet files, as the hub lays them out.")]
 
 
-def write_report(run: Path, out: Path, title: str) -> Path:
-    """Write the report of a run, show its main table, and return the page."""
+def write_report(run: Path, out: Path, title: str, *, only: Collection[str] | None = None) -> Path:
+    """Write the report of a run, or of some of its records; show the main table and return the page."""
     from reports import comparison_table, write
     from results.frame import load
 
     try:
-        frame = load(run)
+        frame = load(run, only=only)
         paths = write(frame, out, title)
     except ValueError as error:  # what the frame refuses, it refuses for people
         raise UserError(f"{run}: {error}") from error

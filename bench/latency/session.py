@@ -71,11 +71,13 @@ class _Session:
         return [kept[point] for point in points]
 
     def _kept(self, points: Sequence[Point], *, retry: bool) -> dict[Point, LatencyRecord]:
-        """Read the timings that stand; a failed one stands only where nobody wants it tried again."""
+        """Read the timings that stand: of today's checkpoints, failed ones only where nobody wants them tried again."""
         found = {}
         for point in points:
             record = self.survey.folder.record(self._id(point))
-            if isinstance(record, LatencyRecord) and not (retry and record.status == "failed"):
+            if not isinstance(record, LatencyRecord) or (retry and record.status == "failed"):
+                continue
+            if record.finished >= max(self.baseline.finished, self.cells[point.candidate].finished):
                 found[point] = record
         return found
 

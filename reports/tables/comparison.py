@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 from reports import captions
 from reports.comparisons import Comparison, Comparisons, compare
-from reports.entries import DASH, Entry, Group, Table, blank, number, p_value, percent
+from reports.entries import DASH, Entry, Group, Table, blank, linked, number, p_value, percent
 from reports.outcomes import evaluation_splits, labels, main_score, outcomes, tasks, teacher_label
 from reports.statistics import Estimate, mean_interval, permutation_floor
 from results.frame import Frame
@@ -65,16 +65,24 @@ def _rows(frame: Frame, task: str, split: str) -> list[tuple[Entry, ...]]:
     teacher = teacher_label(frame)
     rows: list[tuple[Entry, ...]] = []
     for label, outcome in outcomes(frame, task, split=split).items():
+        score = outcome.entry()
         rows.append(
-            (
-                Entry(label),
-                outcome.entry(),
-                _share(kept, label, "no teacher of a finished seed"),
-                *(_own_row("the teacher") if label == teacher else _difference(found.with_teacher, label)),
-                *_against_best(found, label, teacher),
-                _share(found.label_loyalty, label, "no predictions to compare"),
-                _share(found.probability_loyalty, label, "no predictions to compare"),
-                _share(found.calibration_error, label, "no predictions of classes"),
+            linked(
+                (
+                    Entry(label),
+                    score,
+                    _share(kept, label, "no teacher of a finished seed"),
+                    *(
+                        _own_row("the teacher")
+                        if label == teacher
+                        else _difference(found.with_teacher, label)
+                    ),
+                    *_against_best(found, label, teacher),
+                    _share(found.label_loyalty, label, "no predictions to compare"),
+                    _share(found.probability_loyalty, label, "no predictions to compare"),
+                    _share(found.calibration_error, label, "no predictions of classes"),
+                ),
+                score.cells,
             )
         )
     return rows

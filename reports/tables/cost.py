@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from reports import captions
-from reports.entries import Entry, Group, Table, quantity
+from reports.entries import Entry, Group, Table, linked, quantity
 from reports.outcomes import labels, tasks
 from results.frame import Frame
 
@@ -36,12 +36,12 @@ def cost_tables(frame: Frame) -> list[Table]:
             if (task, label) in by_cell:
                 cells = by_cell[task, label]
                 sizes = [quantity(cells[column], unit=unit) for column, unit in COLUMNS.values()]
-                rows.append((Entry(label), *sizes, quantity(memory.get((task, label), []), unit=1e6)))
+                row = (Entry(label), *sizes, quantity(memory.get((task, label), []), unit=1e6))
+                rows.append(linked(row, cells["cell_id"]))
     headings = ("method", *COLUMNS, "peak memory of inference (MB)")
     notes = (
         *captions.conditions(frame),
         captions.PARAMETERS,
-        captions.MULTIPLY_ADDS,
         "Peak memory of inference is the largest over the timed workloads; a range runs over seeds.",
     )
     return [Table("cost", "Cost of each checkpoint", headings, tuple(rows), notes, groups)]

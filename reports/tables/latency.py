@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 
 from reports import captions
-from reports.entries import Entry, Group, Table, quantity
+from reports.entries import Entry, Group, Table, linked, quantity
 from reports.outcomes import labels
 from reports.timings import Setting, settings, speedup_entry, timings
 from results.frame import Frame
@@ -47,7 +47,7 @@ def latency_tables(frame: Frame) -> list[Table]:
     headings = tuple(HEADINGS[place] for place in measured)
     kept = tuple(tuple(row[place] for place in measured) for row in rows)
     notes = (
-        *captions.smoke(frame),
+        *captions.conditions(frame),
         captions.SPEEDUP,
         TIMES,
     )
@@ -68,7 +68,7 @@ def _row(frame: Frame, setting: Setting, label: str, timed: pd.DataFrame) -> tup
         known = done[column].dropna()
         return quantity([pool(list(known))] if len(known) else [], unit=unit)
 
-    return (
+    row = (
         Entry(label),
         *(pooled(column) for column in ("p50_ms", "p90_ms", "p99_ms", "baseline_p50_ms")),
         speedup_entry(frame, setting, label, in_full=True),
@@ -76,6 +76,7 @@ def _row(frame: Frame, setting: Setting, label: str, timed: pd.DataFrame) -> tup
         pooled("peak_memory_bytes", 1e6, max),
         pooled("energy_mj"),
     )
+    return linked(row, done["cell_id"])
 
 
 def _geometric(values: Sequence[float]) -> float:

@@ -22,7 +22,7 @@ def main_table(frame: Frame, registry: Sequence[ColumnEntry] = MAIN) -> Table:
         title="Methods under one harness",
         headings=("method", *(column.heading for column, _ in drawn)),
         rows=rows,
-        caption=(*captions.conditions(frame), *notes, marks_note(frame)),
+        caption=tuple(dict.fromkeys((*captions.conditions(frame), *notes, marks_note(frame)))),
         column_tasks=("", *(column.task for column, _ in drawn)),
     )
 

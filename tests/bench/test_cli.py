@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import os
 import re
@@ -48,6 +49,24 @@ def test_a_run_ends_with_the_table_the_report_and_one_json_line(moebench, tiny_m
     assert sorted(path.name for path in (tmp_path / "again").iterdir()) == sorted(
         path.name for path in (out / "report").iterdir()
     )
+
+
+def test_a_second_matrix_in_the_same_folder_is_reported_by_itself(moebench, tiny_matrix, tmp_path):
+    out = tmp_path / "run"
+    for layers in (2, 3):  # both are called finetune, so one table could not hold the two
+        code, stdout, stderr = moebench(
+            "run", tiny_matrix, "--method", f"finetune[layers={layers}]", "--out", out
+        )
+        assert code == 0, stderr
+        document = json.loads(stdout.strip().splitlines()[-1])
+        assert document["cells"] == {"done": 2}
+        with (out / "report" / "records.csv").open() as file:
+            reported = {row["label"]: json.loads(row["config"]) for row in csv.DictReader(file)}
+        assert reported == {"teacher": {}, "finetune": {"layers": layers}}
+    assert len(list((out / "records").iterdir())) == 3
+    code, _, stderr = moebench("report", out, "--out", tmp_path / "all")
+    assert code == 2
+    assert "2 cells for 'finetune' on 'tiny', seed 0" in " ".join(stderr.split())
 
 
 def test_a_failed_cell_makes_the_exit_code_one(moebench, tiny_matrix, tmp_path, monkeypatch):

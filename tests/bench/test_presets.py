@@ -6,11 +6,14 @@ from pathlib import Path
 
 import pytest
 from constructed_data import write_data
+from synthetic import cell
 
 from bench import listing
 from bench.matrix import load_matrix, presets
 from bench.plans import cells
 from bench.survey import Survey
+from reports.figures.ablation import sweeps
+from results.frame import from_records
 from results.store import RunFolder
 
 TABLE_7 = {  # Zuo et al. 2022: learning rate, batch, epochs, weight decay, lambda
@@ -55,6 +58,29 @@ def test_a_preset_says_what_it_is_for_and_can_be_planned(name, survey):
     )
     assert {cell.state for cell in made} == {"missing"}
     assert not planned.folder.path.exists()
+
+
+@pytest.mark.parametrize(
+    ("name", "axes"),
+    [
+        ("ablation-routing", {"routing": 4}),
+        ("ablation-experts", {"num_experts": 4, "expert_intermediate_size": 4}),
+        ("ablation-sharing", {"shared_neurons": 5}),
+        ("ablation-adaptation", {"adaptation": 3}),
+        ("ablation-distillation", {"distill": 5}),
+    ],
+)
+def test_the_report_of_an_ablation_draws_a_curve_for_each_of_its_axes(name, axes):
+    students = [
+        cell(plan.label, seed=plan.seed, method=plan.method, config=plan.config)
+        for plan in cells(load_matrix(name))
+    ]
+    assert {sweep.knob: len(sweep.values) for sweep in sweeps(from_records(students))} == axes
+
+
+def test_the_committed_quickstart_is_what_the_preset_makes():
+    campaign = Path(__file__).parent.parent.parent / "results" / "campaigns" / "quickstart"
+    assert load_matrix(str(campaign / "matrix.yaml")) == load_matrix("quickstart")
 
 
 def test_the_paper_preset_is_table_7():

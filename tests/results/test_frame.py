@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-from synthetic import ENVIRONMENT, campaign, cell, latency
+from synthetic import ENVIRONMENT, campaign, cell, identity, latency
 
 from results import columns
 from results.frame import Frame, from_records, load
@@ -79,6 +79,15 @@ def test_limited_rows_and_renamed_splits_are_a_task_of_their_own() -> None:
         "reviews [train=train-part]",
     ]
     assert set(frame.cells["task_name"]) == {"reviews"}
+
+
+def test_the_files_that_a_task_file_names_are_its_own_splits() -> None:
+    own = identity("finetune", "mine", 1)
+    task = own.task | {"splits": {"train": "train.csv", "validation": "dev.csv"}}
+    frame = from_records(
+        [cell("finetune", task="mine").model_copy(update={"identity": own.model_copy(update={"task": task})})]
+    )
+    assert frame.cells["task"].tolist() == ["mine"]
 
 
 def test_a_timing_carries_the_task_of_its_cell() -> None:
