@@ -256,6 +256,20 @@ def test_the_bootstrap_keeps_its_level_on_scores_that_are_no_means(score: str) -
     assert 0.01 <= np.mean(alarms) <= 0.09
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("score", ["matthews", "f1", "pearson", "spearman"])
+def test_the_bootstrap_is_between_three_and_six_percent(score: str) -> None:
+    truth, first, second = correlated(1000, 300, 5, 17)
+    if score in ("matthews", "f1"):
+        truth, first, second = truth > 0, first > 0, second > 0
+    found = []
+    for actual, one, other in zip(truth, first, second, strict=True):
+        sides = [[partial(SCORES[score], said, actual) for said in side] for side in (one, other)]
+        found.append(compare_resampled(sides[0], sides[1], 300, resamples=300))
+    assert 0.03 <= np.mean([difference.p_value < 0.05 for difference in found]) <= 0.06
+    assert 0.93 <= np.mean([difference.low <= 0 <= difference.high for difference in found]) <= 0.97
+
+
 def test_every_pair_of_one_row_and_one_seed_has_a_value() -> None:
     for one, other in product((0.0, 1.0), repeat=2):
         found = compare_means(np.array([[one]]), np.array([[other]]))
