@@ -14,7 +14,6 @@ from bench.errors import UserError
 
 app = typer.Typer(
     help="Run BERT compression methods through one harness: the same teacher, data order, budget and clock.",
-    no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
 )

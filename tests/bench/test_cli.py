@@ -109,6 +109,7 @@ def test_a_dry_run_lists_cells_and_writes_nothing(moebench, tiny_matrix, tmp_pat
         (["run", "{matrix}", "--executor", "threads"], r"'serial', 'processes'|serial"),
         (["run", "{matrix}", "--teacher", "./nowhere"], r"nowhere"),
         (["run", "{matrix}", "--teacher", "bert-base-uncased"], r"40 hex digits of a commit"),
+        (["run", "{matrix}", "--lmit", "3"], r"^error: .*--lmit"),
         (["ls", "cells"], r"say which run"),
         (["ls", "cells", "."], r"not a run folder"),
         (["show", "nothing-like-it"], r"unknown run folder, method, task or preset"),
