@@ -1,0 +1,129 @@
+"""What sharing a GPU gains: the same matrix with one cell at a time, and with several side by side.
+
+The teacher is fine-tuned and six methods make a student each from it, trained and evaluated, nothing timed. Printed are
+the seconds of the whole command, of the teacher alone, and from the first student's beginning to the last one's end.
+
+    python benchmarks/packing.py                                 # embedded teacher and corpus
+    python benchmarks/packing.py --task sst2 --data FOLDER       # rows of a folder of Parquet files
+
+The last line of standard output is one JSON document.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+import tempfile
+import time
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+
+METHODS = ["finetune", "distilbert", "tinybert", "prune-structured", "prune-magnitude", "moebert"]
+TO_REACH = {"whole_seconds": 240, "students_faster": 1.8}
+
+
+def main() -> None:
+    """Run the matrix into fresh folders, the cells packed and one after another."""
+    options = parse()
+    runs = {count: run(options, count) for count in options.cells}
+    for count, seconds in runs.items():
+        print(f"{count} at a time: {json.dumps(seconds)}")
+    faster = {count: runs[1]["students"] / seconds["students"] for count, seconds in runs.items()}
+    print(
+        json.dumps(
+            {
+                "benchmark": "packing",
+                "gpu": torch.cuda.get_device_name(),
+                "torch": torch.__version__,
+                "task": options.task,
+                "epochs": options.epochs,
+                "methods": METHODS,
+                "seconds": runs,
+                "students_faster": faster,
+                "to_reach": TO_REACH,
+            }
+        )
+    )
+
+
+def parse() -> argparse.Namespace:
+    """Read the command line."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--teacher", default="embedded", help="embedded, or a folder")
+    parser.add_argument("--task", default="rotten-tomatoes")
+    parser.add_argument("--data", help="folder of Parquet files, for tasks that are read from one")
+    parser.add_argument("--epochs", type=float, default=3)
+    parser.add_argument("--cells", type=int, nargs="+", default=[4, 1], help="at a time; 1 is compared with")
+    options = parser.parse_args()
+    if 1 not in options.cells:
+        parser.error("--cells needs 1 to compare with")
+    return options
+
+
+def run(options: argparse.Namespace, cells: int) -> dict[str, Any]:
+    """Run the matrix with so many cells on each GPU."""
+    with tempfile.TemporaryDirectory(prefix="moebench-packing-") as scratch:
+        matrix, out = Path(scratch, "packing.yaml"), Path(scratch, "run")
+        matrix.write_text(yaml.safe_dump(matrix_of(options)), encoding="utf-8")
+        command = [sys.executable, "-m", "bench.cli", "run", str(matrix), "--out", str(out), "--no-latency"]
+        started = time.perf_counter()
+        subprocess.run([*command, "--cells-per-gpu", str(cells)], check=True)
+        whole = time.perf_counter() - started
+        return {"whole": round(whole, 1), **phases(out)}
+
+
+def matrix_of(options: argparse.Namespace) -> dict[str, Any]:
+    """Return the matrix as its file would hold it."""
+    return {
+        "name": "packing",
+        "teacher": options.teacher,
+        "tasks": [options.task],
+        "methods": METHODS,
+        "budget": {"epochs": options.epochs, "batch_size": 32, "learning_rate": 5e-5},
+        "calibration_rows": 2048,
+        "executor": {"name": "processes"},
+        **({"data": options.data} if options.data else {}),
+    }
+
+
+def phases(run_folder: Path) -> dict[str, Any]:
+    """Read from the records how long the teacher took, the students together, and each cell's steps."""
+    records = [json.loads(file.read_bytes()) for file in sorted((run_folder / "records").glob("*.json"))]
+    cells = {record["label"]: record for record in records if record["kind"] == "cell"}
+    failed = [label for label, record in cells.items() if record["status"] != "done"]
+    if failed or len(cells) != len(METHODS) + 1:
+        raise SystemExit(f"cells that are not done: {failed or 'some were never begun'}")
+    teacher = next(record for record in cells.values() if record["teacher_id"] is None)
+    students = [record for record in cells.values() if record is not teacher]
+    first = min(moment(record["started"]) for record in students)
+    last = max(moment(record["finished"]) for record in students)
+    return {
+        "teacher": (moment(teacher["finished"]) - moment(teacher["started"])).total_seconds(),
+        "students": (last - first).total_seconds(),
+        "cells": {
+            label: {
+                "seconds": (moment(record["finished"]) - moment(record["started"])).total_seconds(),
+                "training": round(record["training"]["seconds"], 1),
+                "execution": record["training"]["execution"],
+            }
+            for label, record in cells.items()
+            if record["training"]
+        },
+    }
+
+
+def moment(text: str) -> datetime:
+    """Read a record's time."""
+    return datetime.fromisoformat(text)
+
+
+if __name__ == "__main__":
+    main()
