@@ -37,7 +37,7 @@ def estimate_seconds(survey: Survey, cells: Sequence[Cell]) -> float:
     if survey.matrix.executor.name == "processes":
         plan = survey.matrix.executor
         workers = min(plan.workers or len(places(plan)) or os.cpu_count() or 1, len(seconds) or 1)
-    clock = survey.matrix.latency.repeats * PROCESS_START_SECONDS if survey.matrix.latency else 0.0
+    clock = sum(plan.repeats for plan in survey.matrix.latency) * PROCESS_START_SECONDS
     return sum(seconds) / workers + clock
 
 

@@ -11,7 +11,7 @@ import json
 import shutil
 import tarfile
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import IO, Any
 
@@ -20,20 +20,30 @@ import yaml
 from bench import assets, checkpoints
 from bench.errors import UserError
 from bench.matrix import Choice, Matrix
-from bench.plans import find_task
+from bench.plans import cells, find_task, tuned_on
+from bench.selection import Part, select
 from bench.sources import role_files, task_folder
 from bench.tasks.catalog import TASK_FILES
 from bench.tasks.task import Task
-from results.store import whole_folder
+from results.store import copy_tries, whole_folder
 
 SCHEMA = 1
 MANIFEST = "kit.json"
 MATRIX = "matrix.yaml"
+TRIES = "tries"
 HERE = "{kit}"  # in the packed matrix: the folder that the kit is unpacked to
 CHUNK = 1 << 20
 
 
-def pack(matrix: Matrix, out: Path, *, half: bool = False, wheels: Path | None = None) -> int:
+def pack(
+    matrix: Matrix,
+    out: Path,
+    *,
+    half: bool = False,
+    wheels: Path | None = None,
+    only: Sequence[Part] = (),
+    tries: Path | None = None,
+) -> int:
     """Write a kit, whole or not at all.
 
     Args:
@@ -41,6 +51,8 @@ def pack(matrix: Matrix, out: Path, *, half: bool = False, wheels: Path | None =
         out: A new file.
         half: Keep the teacher in fp16: half as large, and another teacher than the fp32 one as far as records go.
         wheels: Folder of wheels to pack too.
+        only: The cells that will be made: rows of no other tasks are packed. None means all.
+        tries: Run folder whose tries are packed, so that they are not made again.
 
     Returns:
         Its bytes.
@@ -56,17 +68,33 @@ def pack(matrix: Matrix, out: Path, *, half: bool = False, wheels: Path | None =
         folder.mkdir()
         _add_teacher(checkpoints.resolve(matrix.teacher).folder, folder / "teacher", half)
         document = matrix.model_dump(mode="json") | {"teacher": f"{HERE}/teacher"}
-        tasks = {choice.name: choice for choice in _task_choices(matrix)}
-        names = {name: _add_rows(choice, matrix, folder) for name, choice in tasks.items()}
+        needed = {plan.task.name for plan in select(cells(matrix), only)}
+        needed |= {tuned_on(matrix, find_task(choice)).name for choice in matrix.tasks if _is(choice, needed)}
+        chosen = {choice.name: choice for choice in _task_choices(matrix) if _is(choice, needed)}
+        names = {name: _add_rows(choice, matrix, folder) for name, choice in chosen.items()}
         _rename_tasks(document, names)
         document["data"] = f"{HERE}/data" if (folder / "data").is_dir() else None
         (folder / MATRIX).write_text(yaml.safe_dump(document, sort_keys=False), encoding="utf-8")
         if wheels is not None:
             shutil.copytree(wheels, folder / "wheels")
+        if tries is not None:
+            copy_tries(tries, folder / TRIES)
         archive = Path(temporary, "kit.tar")
         _write_archive(folder, archive)
         archive.replace(out)
     return out.stat().st_size
+
+
+def take_tries(placed: Path, run: Path) -> None:
+    """Put the tries of an unpacked kit into a run folder.
+
+    Args:
+        placed: What ``unpack`` returned.
+        run: The run folder.
+    """
+    packed = placed.with_suffix("") / TRIES
+    if packed.is_dir():
+        copy_tries(packed, run)
 
 
 def unpack(file: Path) -> Path:
@@ -115,7 +143,15 @@ def _add_teacher(source: Path, target: Path, half: bool) -> None:
 
 
 def _task_choices(matrix: Matrix) -> list[Choice]:
-    return [*matrix.tasks, *(matrix.tuning.tasks.values() if matrix.tuning else ())]
+    """Return the tasks of a matrix and those that only its tuning names."""
+    own = {find_task(choice).name for choice in matrix.tasks}
+    tuned_on = matrix.tuning.tasks.values() if matrix.tuning else ()
+    return [*matrix.tasks, *(choice for choice in tuned_on if choice.options or choice.name not in own)]
+
+
+def _is(choice: Choice, names: Collection[str]) -> bool:
+    """Say whether a task is one of those; a task file always is, since the matrix cannot be read without it."""
+    return find_task(choice).name in names or Path(choice.name).suffix in TASK_FILES
 
 
 def _add_rows(choice: Choice, matrix: Matrix, folder: Path) -> str:
@@ -159,7 +195,7 @@ def _copy(source: Path, target: Path) -> None:
 def _rename_tasks(document: dict[str, Any], names: Mapping[str, str]) -> None:
     chosen = [*document["tasks"], *(document["tuning"] or {}).get("tasks", {}).values()]
     for choice in chosen:
-        choice["name"] = names[choice["name"]]
+        choice["name"] = names.get(choice["name"], choice["name"])
 
 
 def _write_archive(folder: Path, archive: Path) -> None:

@@ -82,6 +82,7 @@ class LatencyPlan(_Strict):
     """What is timed after training.
 
     Attributes:
+        tasks: Whose checkpoints are timed, by name; none means all.
         workloads: ``batch x length`` as in ``8x128``, or ``8xreal`` for rows at their real lengths.
         runtimes: Names of registered runtimes.
         seeds: Whose checkpoints are timed; none means the first seed of the matrix.
@@ -90,9 +91,11 @@ class LatencyPlan(_Strict):
         warmup: Calls before them, kept in the record and not counted.
         threads: Of the CPU.
         dtype: Of weights and activations.
+        device: ``auto`` is the GPU where there is one.
         memory: Whether peak memory is read too, in one more process for every model.
     """
 
+    tasks: tuple[str, ...] = ()
     workloads: tuple[str, ...] = ("1x32", "8x32")
     runtimes: tuple[str, ...] = ("eager",)
     seeds: tuple[int, ...] = ()
@@ -101,6 +104,7 @@ class LatencyPlan(_Strict):
     warmup: int = Field(default=3, ge=0)
     threads: int = Field(default=1, ge=1)
     dtype: Literal["fp32", "bf16", "fp16"] = "fp32"
+    device: Literal["auto", "cpu"] = "auto"
     memory: bool = True
 
 
@@ -159,10 +163,17 @@ class TaskSettings(_Strict):
     Attributes:
         budget: Keys of the budget and their values.
         methods: Name of a method -> knobs, for those that the list of methods does not set.
+        seeds: Of the matrix's seeds only these; none means all.
     """
 
     budget: dict[str, Any] = {}
     methods: dict[str, dict[str, Any]] = {}
+    seeds: tuple[Annotated[int, Field(ge=0)], ...] = ()
+
+
+def _as_list(value: Any) -> Any:
+    """Accept one plan without its list, and null for none."""
+    return [] if value is None else [value] if isinstance(value, Mapping | LatencyPlan) else value
 
 
 class Matrix(_Strict):
@@ -177,13 +188,13 @@ class Matrix(_Strict):
         seeds: Each makes a teacher and a student of every method.
         budget: Training effort of every student.
         teacher_budget: Training effort of a teacher; None means the students'.
-        by_task: Name of a task -> its own budget and knobs.
+        by_task: Name of a task -> its own budget, knobs and seeds.
         tuning: How knobs are chosen before the cells are made; None: nothing is tuned.
         precision: ``auto`` is bf16 autocast where the GPU has it, else fp32.
         calibration_rows: At most this many training rows for ``compress``; None means all.
         limit: At most this many rows of each split: a smoke run, marked as such.
         data: Folder of Parquet files for tasks from a directory.
-        latency: What is timed; None means nothing.
+        latency: What is timed, one plan or a list of them; none means nothing.
         executor: How the cells are worked through.
     """
 
@@ -201,7 +212,7 @@ class Matrix(_Strict):
     calibration_rows: int | None = Field(default=None, ge=1)
     limit: int | None = Field(default=None, ge=1)
     data: str | None = None
-    latency: LatencyPlan | None = LatencyPlan()
+    latency: Annotated[tuple[LatencyPlan, ...], BeforeValidator(_as_list)] = (LatencyPlan(),)
     executor: ExecutorPlan = ExecutorPlan()
 
 

@@ -53,7 +53,12 @@ def cells(matrix: Matrix) -> list[CellPlan]:
             )
     _refuse_strangers(matrix)
     at_any_seed = [[_plan(matrix, choice, task, 0) for choice in matrix.methods] for task in chosen]
-    plans = [replace(plan, seed=seed) for listed in at_any_seed for seed in matrix.seeds for plan in listed]
+    plans = [
+        replace(plan, seed=seed)
+        for listed in at_any_seed
+        for seed in _seeds(matrix, listed[0].task.name)
+        for plan in listed
+    ]
     _refuse_repeats(plans)
     return plans
 
@@ -132,6 +137,11 @@ def _budget(matrix: Matrix, task: str) -> Budget:
         return matrix.budget
     values = matrix.budget.model_dump() | matrix.by_task[task].budget
     return validated(Budget, values, where=f"by_task.{task}.budget")
+
+
+def _seeds(matrix: Matrix, task: str) -> list[int]:
+    own = matrix.by_task[task].seeds if task in matrix.by_task else ()
+    return [seed for seed in matrix.seeds if not own or seed in own]
 
 
 def _task_names(matrix: Matrix) -> list[str]:

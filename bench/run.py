@@ -14,6 +14,7 @@ from bench.events import Event, Listener, ignore
 from bench.executors import execute
 from bench.latency.session import time_matrix
 from bench.matrix import Matrix
+from bench.selection import Part
 from bench.space import require_space
 from bench.survey import REDO, Cell, Overwrite, Survey, to_make
 from results.record import CellRecord
@@ -52,30 +53,45 @@ class Outcome:
 
 
 def run(
-    matrix: Matrix, out: Path, *, overwrite: Overwrite = "failed", listener: Listener = ignore
+    matrix: Matrix,
+    out: Path,
+    *,
+    overwrite: Overwrite = "failed",
+    listener: Listener = ignore,
+    only: Sequence[Part] = (),
+    tries_only: bool = False,
 ) -> Outcome:
-    """Bring a run folder up to date with a matrix.
+    """Bring a run folder up to date with a matrix, or with some of it.
 
     Cells that are done are left alone unless ``overwrite`` says otherwise; a failing cell leaves its record and the
     rest goes on.
+
+    Args:
+        matrix: What is asked for; the folder keeps it whole.
+        out: The run folder.
+        overwrite: What is made again.
+        listener: Hears how it goes.
+        only: The cells to make, and the tries that decide for them; none means all.
+        tries_only: Stop once the knobs are chosen.
 
     Raises:
         UserError: For input that can be refused before anything is written.
     """
     folder = RunFolder(out)
-    survey = Survey(matrix, folder)
+    survey = Survey(matrix, folder, only)
+    tuning, making = (survey.teacher_tries, survey.student_tries), (survey.teachers, survey.students)
     _require_space(survey, overwrite)
     with folder.lock():
         write_atomically(folder.matrix_file, matrix_yaml(matrix).encode())
-        for batch in (survey.teacher_tries, survey.student_tries, survey.teachers, survey.students):
+        for batch in tuning if tries_only else (*tuning, *making):
             cells = batch()
             keep_tuning(folder, cells)
             jobs = to_make(cells, overwrite)
             listener(Event("planned", steps=len(jobs)))
             for _ in execute(jobs, matrix.executor, listener):
                 pass
-        timings = time_matrix(survey, overwrite, listener)
-    everything = [*survey.teachers(), *survey.students()]
+        timings = [] if tries_only else time_matrix(survey, overwrite, listener)
+    everything = [] if tries_only else [*survey.teachers(), *survey.students()]
     tries = [*survey.teacher_tries(), *survey.student_tries()]
     failures = [
         f"{cell.name}: {cell.reason}" for cell in (*tries, *everything) if cell.state in {"failed", "missing"}

@@ -10,12 +10,13 @@ from typing import Any, Literal
 from bench import assets, checkpoints
 from bench.cell import Job, encode_split
 from bench.encoded import Encoded
-from bench.errors import UserError
+from bench.errors import UserError, unknown
 from bench.executors.gpus import places
 from bench.latency.workloads import Workload
 from bench.matrix import Matrix
 from bench.plans import TEACHER, CellPlan, cells, one_each, teacher_plan, tuned_on
 from bench.registry import methods, runtimes
+from bench.selection import Part, select
 from bench.sources import Rows, load_rows
 from bench.tasks.task import Task
 from bench.tuning import Trials, matrix_trials, settled
@@ -82,19 +83,21 @@ class Survey:
     Args:
         matrix: What was asked for.
         folder: Where it is kept.
+        only: The cells that matter, and the tries that decide for them; none means all.
     """
 
-    def __init__(self, matrix: Matrix, folder: RunFolder) -> None:
+    def __init__(self, matrix: Matrix, folder: RunFolder, only: Sequence[Part] = ()) -> None:
         self.matrix = matrix
         self.folder = folder
-        self.plans = cells(matrix)
+        self.plans = select(cells(matrix), only)
         self.data = Path(matrix.data).expanduser() if matrix.data else None
         self.cache = assets.cache_folder() / "tokenised"
         self.checkpoint = checkpoints.resolve(matrix.teacher)
         self.device, self.precision = choose_device(matrix.precision)
         self._check()
         self.rows = {plan.task.name: self._load(plan.task) for plan in one_each(self.plans)}
-        self.trials = matrix_trials(matrix)
+        deciding = {tuned_on(matrix, plan.task).name for plan in one_each(self.plans)}
+        self.trials = {key: trials for key, trials in matrix_trials(matrix).items() if key[0] in deciding}
         self.train_rows = {
             trials.plan.task.name: self._load(trials.plan.task, roles=("train",))
             for trials in self.trials.values()
@@ -213,19 +216,25 @@ class Survey:
             tuning=tuning,
         )
         record = self.folder.record(job.cell_id)
-        cell = missing(plan, "")
-        if not isinstance(record, CellRecord):
-            return replace(cell, job=job)
-        return replace(cell, job=job, record=record, state=state_of(record), reason=record.reason)
+        if isinstance(record, CellRecord) and record.status == "done":
+            return Cell(plan, job, record, state_of(record), record.reason)
+        if teacher_id is not None and not self.folder.model_folder(teacher_id).is_dir():
+            return missing(plan, f"the checkpoint of its teacher, cell {teacher_id}, is not in this folder")
+        if isinstance(record, CellRecord):
+            return Cell(plan, job, record, state_of(record), record.reason)
+        return replace(missing(plan, ""), job=job)
 
     def _check(self) -> None:
         """Refuse GPUs, runtimes and workloads that are not there before anything is trained."""
         places(self.matrix.executor)
-        plan = self.matrix.latency
-        for runtime in plan.runtimes if plan else ():
-            runtimes.entry(runtime)
-        for workload in plan.workloads if plan else ():
-            Workload.parse(workload)
+        tasks = [plan.task.name for plan in cells(self.matrix)]
+        for plan in self.matrix.latency:
+            for runtime in plan.runtimes:
+                runtimes.entry(runtime)
+            for workload in plan.workloads:
+                Workload.parse(workload)
+            if strange := set(plan.tasks) - set(tasks):
+                raise unknown("task", min(strange), dict.fromkeys(tasks), where="latency.tasks")
 
     def _load(self, task: Task, roles: Sequence[str] | None = None) -> Rows:
         checkpoints.require_room(self.checkpoint, task)

@@ -209,6 +209,31 @@ def merge(sources: Iterable[Path], out: Path) -> int:
     return len(target.records())
 
 
+def copy_tries(source: Path, target: Path) -> int:
+    """Copy the records of a tuning's tries, which decide for cells wherever these are made.
+
+    Returns:
+        Their number.
+
+    Raises:
+        RunFolderError: Where there are none.
+    """
+    folder, out = RunFolder(source), RunFolder(target)
+    tries = [
+        record
+        for record in folder.records()
+        if isinstance(record, CellRecord) and record.identity.held_out is not None
+    ]
+    if not tries:
+        raise RunFolderError(f"{source}: no tries of a tuning; `moebench run MATRIX --tries-only` makes them")
+    environments = folder.environments()
+    for record in tries:
+        if record.environment in environments:
+            out.write_environment(environments[record.environment])
+        out.write(record)
+    return len(tries)
+
+
 def _rank(record: AnyRecord) -> tuple[bool, str]:
     return record.status != "failed", record.finished
 

@@ -13,6 +13,10 @@ from bench.cli.shell import DataOption, app, error_console, out_console, write_r
 from bench.errors import UserError
 
 Repeated = Annotated[list[str] | None, typer.Option(help="name[key=value,…]; replaces the matrix's list.")]
+OnlyOption = Annotated[
+    list[str] | None,
+    typer.Option(help="TASK or TASK:SEEDS; these cells of the matrix, the others are left for later."),
+]
 
 
 @app.command()
@@ -22,7 +26,11 @@ def run(
     ] = None,
     method: Repeated = None,
     task: Repeated = None,
-    seeds: Annotated[str | None, typer.Option(help="As in 0,1,2 or 0-4.")] = None,
+    seeds: Annotated[str | None, typer.Option(help="As in 0,1,2 or 0-4; replaces the matrix's.")] = None,
+    only: OnlyOption = None,
+    tries_only: Annotated[
+        bool, typer.Option("--tries-only", help="Stop once the tuning's tries are made.")
+    ] = False,
     teacher: Annotated[str | None, typer.Option(help="embedded, ./folder, or hub-id@revision.")] = None,
     data: DataOption = None,
     limit: Annotated[
@@ -50,6 +58,7 @@ def run(
 ) -> None:
     """Run a matrix; run again, it goes on with what is missing or failed."""
     from bench.matrix import LatencyPlan, load_matrix
+    from bench.selection import parse_numbers, parse_part
 
     overrides: dict[str, Any] = {
         "methods": method or None,
@@ -76,22 +85,30 @@ def run(
         chosen = chosen.model_copy(update={"executor": plan})
     timing = {key: value for key, value in (("runtimes", tuple(runtime or ())), ("dtype", dtype)) if value}
     if timing:
-        timed = chosen.latency or LatencyPlan()
-        chosen = chosen.model_copy(update={"latency": timed.model_copy(update=timing)})
+        timed = [plan.model_copy(update=timing) for plan in chosen.latency or (LatencyPlan(),)]
+        chosen = chosen.model_copy(update={"latency": tuple(timed)})
     if no_latency:
-        chosen = chosen.model_copy(update={"latency": None})
+        chosen = chosen.model_copy(update={"latency": ()})
     folder = out or Path("runs") / chosen.name
+    parts = [parse_part(text) for text in only or ()]
     if dry_run:
-        _dry_run(chosen, folder, overwrite)
+        _dry_run(chosen, folder, overwrite, parts)
         return
+    if kit is not None:
+        from bench.kit import take_tries
+
+        take_tries(Path(matrix), folder)
     from bench.display import Display
     from bench.run import run as run_matrix
 
     with Display(error_console) as display:
-        outcome = run_matrix(chosen, folder, overwrite=overwrite, listener=display)
+        outcome = run_matrix(
+            chosen, folder, overwrite=overwrite, listener=display, only=parts, tries_only=tries_only
+        )
     problem, page = None, None
     try:
-        page = write_report(folder, folder / "report", chosen.name, only=outcome.records)
+        if not tries_only:
+            page = write_report(folder, folder / "report", chosen.name, only=outcome.records)
     except UserError as error:
         problem = error
     document = outcome.document() | {"report": str(page) if page else None}
@@ -114,14 +131,21 @@ def kit(
     wheels: Annotated[
         Path | None, typer.Option(help="Folder of wheels that the other machine lacks, packed too.")
     ] = None,
+    only: OnlyOption = None,
+    tries: Annotated[
+        Path | None,
+        typer.Option(help="Run folder whose tuning is done: its tries are packed, not made again."),
+    ] = None,
 ) -> None:
     """Pack all that a matrix needs into one file, for a machine without a network."""
     from bench.kit import pack
     from bench.matrix import load_matrix
+    from bench.selection import parse_part
 
     overrides = {"teacher": teacher, "data": str(data) if data else None}
     chosen = load_matrix(matrix, {key: value for key, value in overrides.items() if value is not None})
-    size = pack(chosen, out, half=half, wheels=wheels)
+    parts = [parse_part(text) for text in only or ()]
+    size = pack(chosen, out, half=half, wheels=wheels, only=parts, tries=tries)
     out_console.print(
         f"wrote {out}, {size / 1e6:.1f} MB; `moebench run --kit {out}` uses it", highlight=False
     )
@@ -146,27 +170,13 @@ def cp(
     out_console.print(f"wrote {target}", highlight=False)
 
 
-def parse_numbers(text: str, option: str) -> list[int]:
-    """Read ``0,1,2`` or ``0-4``, each number once."""
-    try:
-        numbers: list[int] = []
-        for part in text.split(","):
-            first, dash, last = part.partition("-")
-            numbers += range(int(first), int(last) + 1) if dash else [int(first)]
-    except ValueError:
-        raise UserError(f"{option} {text!r}: write numbers, as in 0,1,2 or 0-4") from None
-    if not numbers or len(set(numbers)) < len(numbers):
-        raise UserError(f"{option} {text!r}: each number once, at least one")
-    return numbers
-
-
-def _dry_run(matrix: Any, folder: Path, overwrite: Any) -> None:
+def _dry_run(matrix: Any, folder: Path, overwrite: Any, only: Any) -> None:
     from bench import listing
     from bench.estimate import estimate_seconds
     from bench.survey import REDO, Survey
     from results.store import RunFolder
 
-    survey = Survey(matrix, RunFolder(folder))
+    survey = Survey(matrix, RunFolder(folder), only)
     tries = [*survey.teacher_tries(), *survey.student_tries()]
     cells = [*survey.teachers(), *survey.students()]
     if tries:

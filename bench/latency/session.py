@@ -26,17 +26,17 @@ def time_matrix(survey: Survey, overwrite: Overwrite, listener: Listener) -> lis
         Every timing that the matrix asks for, old and new. The teacher is timed against itself too: its ratio shows
         what the clock makes of no difference at all.
     """
-    plan = survey.matrix.latency
-    if plan is None:
-        return []
     records = []
-    seeds = plan.seeds or survey.matrix.seeds[:1]
     students = survey.students()
     for teacher in survey.teachers():
-        if teacher.record is None or teacher.record.status != "done" or teacher.seed not in seeds:
+        if teacher.record is None or teacher.record.status != "done":
             continue
         own = [cell for cell in students if (cell.task, cell.seed) == (teacher.task, teacher.seed)]
-        records += _Session(survey, plan, teacher.record, own).run(overwrite, listener)
+        for plan in survey.matrix.latency:
+            if teacher.seed in (plan.seeds or survey.matrix.seeds[:1]) and teacher.task in (
+                plan.tasks or [teacher.task]
+            ):
+                records += _Session(survey, plan, teacher.record, own).run(overwrite, listener)
     return records
 
 
@@ -51,6 +51,7 @@ class _Session:
         self.baseline = teacher
         done = [cell.record for cell in students if cell.record and cell.record.status == "done"]
         self.cells = {record.id: record for record in (teacher, *done)}
+        self.device = "cpu" if plan.device == "cpu" else survey.device
         self.environment = survey.folder.write_environment(environment.current())
 
     def run(self, overwrite: Overwrite, listener: Listener) -> list[LatencyRecord]:
@@ -85,7 +86,7 @@ class _Session:
         task = next(plan.task for plan in self.survey.plans if plan.task.name == self.baseline.task)
         rows = self.survey.encoded(task, "validation")
         workloads = [Workload.parse(name) for name in self.plan.workloads]
-        setting = Setting(task, device=self.survey.device, dtype=self.plan.dtype, threads=self.plan.threads)
+        setting = Setting(task, device=self.device, dtype=self.plan.dtype, threads=self.plan.threads)
         return TimingRequest(
             setting=setting,
             baseline=self._timed(self.baseline),
@@ -103,8 +104,10 @@ class _Session:
 
     def _id(self, point: Point) -> str:
         """Identify a timing by what was timed, how, and where."""
-        plan = self.plan.model_dump(mode="json", exclude={"workloads", "runtimes", "seeds"})
-        where = [self.environment, self.survey.device]
+        plan = self.plan.model_dump(
+            mode="json", exclude={"tasks", "workloads", "runtimes", "seeds", "device"}
+        )
+        where = [self.environment, self.device]
         return digest([point.candidate, self.baseline.id, point.workload, point.runtime, plan, where])
 
     def _keep(self, point: Point, timing: Timing, started: str) -> LatencyRecord:
@@ -129,7 +132,7 @@ class _Session:
                 name=workload.name, batch_size=workload.batch_size, length=workload.length
             ),
             runtime=point.runtime,
-            device=self.survey.device,
+            device=self.device,
             dtype=self.plan.dtype,
             threads=self.plan.threads,
             repeats=list(timing.repeats),

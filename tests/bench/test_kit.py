@@ -17,6 +17,7 @@ from bench.errors import UserError
 from bench.kit import MANIFEST, SCHEMA, pack, unpack
 from bench.matrix import load_matrix
 from bench.run import run
+from bench.selection import Part
 from bench.survey import Survey
 from results.store import RunFolder
 
@@ -91,6 +92,28 @@ def test_rows_of_a_data_folder_come_along_and_other_files_of_it_do_not(
         Survey(load_matrix(str(placed)), RunFolder(tmp_path / "run")).rows["rte"].splits["train"].num_rows
         == 4
     )
+
+
+def test_a_kit_for_some_cells_needs_no_rows_of_other_tasks(tiny_matrix, long_checkpoint, tmp_path):
+    rows = pd.DataFrame({"sentence1": ["good"] * 4, "sentence2": ["bad"] * 4, "label": [0, 1] * 2})
+    for name in ("rte", "cola"):
+        folder = tmp_path / "data" / "glue" / name
+        folder.mkdir(parents=True)
+        for split in ("train", "validation"):
+            rows.assign(idx=range(4)).to_parquet(folder / f"{split}.parquet")
+    overrides = {
+        "tasks": ["mrpc", "rte", "cola"],
+        "tuning": {"tasks": {"classification": "rte", "cola": "cola"}},
+        "data": str(tmp_path / "data"),
+        "teacher": str(long_checkpoint),
+    }
+    matrix = load_matrix(str(tiny_matrix), overrides)
+    with pytest.raises(UserError, match="mrpc"):
+        pack(matrix, tmp_path / "whole.tar")
+    pack(matrix, tmp_path / "kit.tar", only=[Part("rte")])
+    packed = load_matrix(str(unpack(tmp_path / "kit.tar")))
+    assert [choice.name for choice in packed.tasks] == ["mrpc", "rte", "cola"]
+    assert [folder.name for folder in Path(str(packed.data), "glue").iterdir()] == ["rte"]
 
 
 def test_a_teacher_in_half_precision_is_half_as_large(tiny_matrix, kit, tmp_path):

@@ -89,7 +89,7 @@ def test_a_method_may_have_a_learning_rate_of_its_own(tmp_path):
     [
         ({"sedes": [1]}, r"unknown key 'sedes'; did you mean 'seeds'\?"),
         ({"budget": {"epoch": 1}}, r"unknown key 'budget.epoch'; did you mean 'epochs'\?"),
-        ({"latency": {"round": 1}}, r"unknown key 'latency.round'; did you mean 'rounds'\?"),
+        ({"latency": {"round": 1}}, r"unknown key 'latency\.0\.round'; did you mean 'rounds'\?"),
         ({"budget": {"epochs": -1}}, r"budget.epochs: .*greater than 0 \(got -1\)"),
         ({"budget": {"batch_size": "many"}}, r"budget.batch_size: .*integer.*'many'"),
         ({"seeds": []}, r"seeds: .*at least 1"),
