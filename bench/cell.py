@@ -35,7 +35,15 @@ from bench.tasks.task import Task
 from bench.training import NonFiniteLossError, Settings, train
 from bench.utc import now
 from results import environment
-from results.record import CellIdentity, CellRecord, CostRecord, Failure, TrainingRecord, TuningRecord
+from results.record import (
+    CalibrationRecord,
+    CellIdentity,
+    CellRecord,
+    CostRecord,
+    Failure,
+    TrainingRecord,
+    TuningRecord,
+)
 from results.store import RunFolder, whole_folder
 
 if TYPE_CHECKING:
@@ -104,18 +112,30 @@ class LabelLoss(Objective):
         return {"labels": self.model(**model_inputs(self.model, batch)).loss}
 
 
-class Calibration:
-    """Training batches that may be iterated again and again, at most ``rows`` rows of them, drawn by the seed."""
+class TrainingRows:
+    """The calibration of a cell: batches of at most ``most`` rows, drawn by the seed; counts of all rows.
+
+    Attributes:
+        record: What ``compress`` took of it.
+    """
 
     def __init__(self, rows: Encoded, most: int | None, batch_size: int, seed: int) -> None:
         order = np.random.Generator(np.random.PCG64(seed)).permutation(len(rows.lengths))
         self.indices = np.sort(order[:most])
         self.rows = rows
         self.batch_size = batch_size
+        self.record = CalibrationRecord(sequences=0, counted_tokens=0)
 
     def __iter__(self) -> Iterator[dict[str, Tensor]]:
+        self.record = self.record.model_copy(update={"sequences": len(self.indices)})
         for batch in evaluation_batches(self.rows.lengths[self.indices], self.batch_size):
             yield self.rows.batch(self.indices[batch.indices], batch.length)
+
+    def token_frequency(self, vocab_size: int) -> Tensor:
+        """Count the tokens of every row, ``[vocab_size]``; they lie in one array without padding."""
+        tokens = self.rows.tensors["input_ids"]
+        self.record = self.record.model_copy(update={"counted_tokens": len(tokens)})
+        return torch.bincount(tokens, minlength=vocab_size).cpu()
 
 
 def run_cell(job: Job, report: Report | None = None) -> CellRecord:
@@ -167,14 +187,16 @@ def _make(job: Job, folder: RunFolder, report: Report | None) -> dict[str, Any]:
         role: encode_split(job.task, rows, role, tokenizer, job.cache).to(device) for role in rows.splits
     }
     method = None if job.teacher_id is None else make_method(job.identity)
-    known = _literals(method, job)
+    known: dict[str, Any] = _literals(method, job)
     if method is None:
         student, training = _train_teacher(job, encoded["train"], device, folder, report)
     else:
-        made = _train_student(job, method, encoded["train"], device, folder, report)
+        calibration = _calibration(job, encoded["train"])
+        made = _train_student(job, method, calibration, device, folder, report)
         if isinstance(made, Skip):
             return {"status": "skipped", "reason": made.reason, **known}
         student, training = made
+        known["calibration"] = calibration.record
     length = min(COST_LENGTH, job.task.max_length)
     cost = count(student, length) if method is None else method.cost(student, length)
     path = folder.model_folder(job.cell_id)
@@ -244,6 +266,12 @@ def _settings(job: Job, device: torch.device) -> Settings:
     return Settings(identity.budget, job.task.name, identity.seed, identity.precision, device)
 
 
+def _calibration(job: Job, rows: Encoded) -> TrainingRows:
+    identity = job.identity
+    order = derive(identity.seed, "calibration", job.task.name)
+    return TrainingRows(rows, identity.calibration_rows, identity.budget.batch_size, order)
+
+
 def _train_teacher(
     job: Job, rows: Encoded, device: torch.device, folder: RunFolder, report: Report | None
 ) -> tuple[PreTrainedModel, TrainingRecord | None]:
@@ -259,7 +287,12 @@ def _train_teacher(
 
 
 def _train_student(
-    job: Job, method: Method, rows: Encoded, device: torch.device, folder: RunFolder, report: Report | None
+    job: Job,
+    method: Method,
+    calibration: TrainingRows,
+    device: torch.device,
+    folder: RunFolder,
+    report: Report | None,
 ) -> tuple[PreTrainedModel, TrainingRecord | None] | Skip:
     """Compress this cell's own copy of the teacher, then train the student through its stages."""
     identity = job.identity
@@ -268,8 +301,6 @@ def _train_student(
     teacher: PreTrainedModel = loaded.float().to(device).eval().requires_grad_(False)
     if skip := method.supports(job.task, teacher):
         return skip
-    order = derive(identity.seed, "calibration", job.task.name)
-    calibration = Calibration(rows, identity.calibration_rows, identity.budget.batch_size, order)
     torch.manual_seed(derive(identity.seed, "compress", job.task.name))
     student = method.compress(teacher, calibration, job.task).to(device)
     _separate(student, teacher)
@@ -277,8 +308,9 @@ def _train_student(
     training = None
     if stages:
         keeper = Checkpointer(folder.checkpoint_folder(job.cell_id))
+        settings = _settings(job, device)
         training = train(
-            student, teacher, stages, rows, _settings(job, device), checkpointer=keeper, report=report
+            student, teacher, stages, calibration.rows, settings, checkpointer=keeper, report=report
         )
     return method.finalize(student, stages).eval(), training
 

@@ -8,10 +8,10 @@ same for every method.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 import torch
 from pydantic import BaseModel
@@ -83,6 +83,21 @@ class Stage:
     objective: Objective
 
 
+class Calibration(Protocol):
+    """What ``compress`` sees of the data: the training rows of this cell, in a tuning try without those held out.
+
+    The batches are drawn from at most ``calibration_rows`` of them, as the matrix says; counts are of all.
+    """
+
+    def __iter__(self) -> Iterator[dict[str, Tensor]]:
+        """Yield batches as ``Objective.forward`` takes them, with labels; may be iterated more than once."""
+        ...
+
+    def token_frequency(self, vocab_size: int) -> Tensor:
+        """Count how often each token id occurs in all training rows, ``[vocab_size]``, int64; padding left out."""
+        ...
+
+
 class Method(ABC):
     """Make a student from a fine-tuned teacher, and say what to minimise while training it.
 
@@ -118,16 +133,14 @@ class Method(ABC):
         return None
 
     @abstractmethod
-    def compress(
-        self, teacher: PreTrainedModel, calibration: Iterable[dict[str, Tensor]], task: Task
-    ) -> PreTrainedModel:
+    def compress(self, teacher: PreTrainedModel, calibration: Calibration, task: Task) -> PreTrainedModel:
         """Make the student, ready to train (or finished, where there are no stages).
 
         All of its parameters will be trained, whatever ``requires_grad`` says here; ``stages`` may freeze some.
 
         Args:
             teacher: Fine-tuned on the task, frozen, in eval mode; a copy of this cell's own.
-            calibration: Training batches with labels; may be iterated more than once.
+            calibration: Training batches with labels, and counts of the training tokens.
             task: What the student is for.
         """
 

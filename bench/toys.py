@@ -60,10 +60,19 @@ def toy_teacher(task: Task, *, layers: int = 4, hidden_size: int = 32, seed: int
     return teacher
 
 
-def toy_batches(task: Task, *, batches: int = 3, rows: int = 8, seed: int = 0) -> list[dict[str, Tensor]]:
+class ToyBatches(list["dict[str, Tensor]"]):
+    """Batches that are all the training rows there are: a calibration."""
+
+    def token_frequency(self, vocab_size: int) -> Tensor:
+        """Count the tokens of the batches, padding left out, ``[vocab_size]``."""
+        tokens = torch.cat([batch["input_ids"][batch["attention_mask"].bool()] for batch in self])
+        return torch.bincount(tokens, minlength=vocab_size)
+
+
+def toy_batches(task: Task, *, batches: int = 3, rows: int = 8, seed: int = 0) -> ToyBatches:
     """Make training batches ``[rows, LENGTH]`` with padding, whose labels follow from their tokens."""
     generator = torch.Generator().manual_seed(seed)
-    return [_batch(task, rows, generator) for _ in range(batches)]
+    return ToyBatches(_batch(task, rows, generator) for _ in range(batches))
 
 
 def _batch(task: Task, rows: int, generator: torch.Generator) -> dict[str, Tensor]:

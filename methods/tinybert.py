@@ -62,7 +62,7 @@ class TinyBert(Method):
     summary = "two stages: embeddings, attention scores and hidden states, then predictions"
     paper = "tinybert2020"
     Config = TinyBertConfig
-    grid: ClassVar[Mapping[str, Sequence[Any]]] = {"intermediate_share": [0.5, 0.8]}
+    grid: ClassVar[Mapping[str, Sequence[Any]]] = {"intermediate_share": [0.5, 0.87]}
 
     def supports(self, task: Task, teacher: PreTrainedModel) -> Skip | None:
         """Take any BERT."""

@@ -108,6 +108,18 @@ class CostRecord(_Model):
     checkpoint_bytes: int
 
 
+class CalibrationRecord(_Model):
+    """What ``compress`` took of the training rows; 0 where it did not look.
+
+    Attributes:
+        sequences: In the batches that it iterated.
+        counted_tokens: Tokens of all training rows, whose frequency it asked for.
+    """
+
+    sequences: int
+    counted_tokens: int
+
+
 class CurvePoint(_Model):
     """Mean of the loss and its weighted terms over the steps since the last point."""
 
@@ -217,6 +229,7 @@ class CellRecord(_Record):
         teacher_id: Id of the teacher's cell; None for the teacher's own.
         scores: Split -> score -> value in [0, 1] (correlations in [-1, 1]).
         rows: Role of the split -> rows used.
+        calibration: What the method took of the training rows before it trained; None for a teacher.
         weights_sha256: Of the finalized checkpoint.
         tuning: How its knobs were chosen; None where the matrix says them all.
     """
@@ -234,6 +247,7 @@ class CellRecord(_Record):
     scores: dict[str, dict[str, float]] = {}
     rows: dict[str, int] = {}
     cost: CostRecord | None = None
+    calibration: CalibrationRecord | None = None
     training: TrainingRecord | None = None
     weights_sha256: str = ""
     tuning: TuningRecord | None = None

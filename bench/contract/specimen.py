@@ -14,7 +14,7 @@ from bench.data import model_inputs
 from bench.method import Method, Skip, Stage
 from bench.steps import LOSS, trained_parameters, weighted
 from bench.tasks.task import HeadName, Task
-from bench.toys import toy_batches, toy_task, toy_teacher
+from bench.toys import ToyBatches, toy_batches, toy_task, toy_teacher
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -38,7 +38,7 @@ class Start:
     method: Method
     task: Task
     teacher: PreTrainedModel
-    batches: list[dict[str, Tensor]]
+    batches: ToyBatches
     student: PreTrainedModel
     stages: list[Stage]
 

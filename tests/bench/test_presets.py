@@ -106,4 +106,4 @@ def test_the_tuning_of_a_preset_is_shown():
         console.print(listing.describe("glue", None))
     shown = captured.get()
     assert "tuning: 84 tries" in shown
-    assert "learning_rate=5e-05, distill_weight=2.0" in shown
+    assert "learning_rate=5e-05, distill_weight=3.0" in shown

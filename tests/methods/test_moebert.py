@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
+from bench.errors import UserError
+from bench.matrix import Choice
+from bench.plans import configure
 from bench.tasks.task import Task
 from bench.toys import toy_batches, toy_teacher
-from methods.moebert import MoEBert, MoEBertMethodConfig, token_frequency
+from methods.moebert import MoEBert, MoEBertMethodConfig
+from moebert import routing_statistics
+from moebert.experts import IMPLEMENTATIONS
 
 
 def stage(task: Task, **knobs: Any) -> Any:
@@ -95,20 +101,93 @@ def test_a_dense_teacher_in_training_mode_is_not_listened_to(classification: Tas
         torch.testing.assert_close(before[name], after[name], rtol=0, atol=0)
 
 
-def test_token_frequency_counts_training_tokens_without_padding(classification: Task) -> None:
-    batches = toy_batches(classification)
-    counts = token_frequency(batches, 100)
-    tokens = [
-        token
-        for batch in batches
-        for row, length in zip(batch["input_ids"], batch["attention_mask"].sum(dim=1), strict=True)
-        for token in row[:length].tolist()
-    ]
-    assert counts.tolist() == [tokens.count(token) for token in range(100)]
-
-
 def test_balanced_hash_balances_the_training_tokens(classification: Task) -> None:
     student = stage(classification, routing="hash-balanced").student
-    counts = token_frequency(toy_batches(classification), 100)
+    counts = toy_batches(classification).token_frequency(100)
     loads = torch.zeros(4).index_add(0, student.bert.router.table[0], counts.float())
     assert loads.max() / loads.mean() < 1.05
+
+
+def test_sizes_below_one_are_shares_of_the_teachers(classification: Task) -> None:
+    config = stage(classification, expert_intermediate_size=0.3, shared_neurons=0.1).student.config
+    assert (config.expert_size, config.shared_size) == (round(0.3 * 128), round(0.1 * 128))
+
+
+@pytest.mark.parametrize(
+    ("knob", "value", "least"),
+    [
+        ("expert_intermediate_size", 0, 1),
+        ("expert_intermediate_size", 1.0, 1),
+        ("expert_intermediate_size", -0.25, 1),
+        ("expert_intermediate_size", True, 1),
+        ("expert_intermediate_size", "many", 1),
+        ("shared_neurons", -1, 0),
+        ("shared_neurons", 256.5, 0),
+    ],
+)
+def test_a_size_that_is_neither_is_refused_in_one_line(knob: str, value: object, least: int) -> None:
+    with pytest.raises(UserError) as error:
+        configure(Choice(name="moebert", options={knob: value}))
+    assert str(error.value) == (
+        f"method 'moebert': {knob}: write a whole number of neurons from {least} up, "
+        f"or a share of the teacher's between 0 and 1 (got {value!r})"
+    )
+
+
+def test_growing_to_fewer_experts_is_refused() -> None:
+    with pytest.raises(UserError, match="grow_to is 4; it must be more than num_experts=4"):
+        configure(Choice(name="moebert", options={"grow_to": 4}))
+
+
+@pytest.mark.parametrize("routing", ["hash-random", "hash-balanced", "gate-token", "gate-sentence"])
+@pytest.mark.parametrize("start", ["neurons", "copies"])
+def test_a_grown_student_keeps_the_experts_it_had(classification: Task, routing: str, start: str) -> None:
+    parent = stage(classification, routing=routing).student
+    grown = stage(classification, routing=routing, grow_to=6, grow_from=start).student
+    assert grown.config.num_experts == 6
+    old, new = parent.bert.encoder.layer[1].experts, grown.bert.encoder.layer[1].experts
+    for name, value in old.named_parameters():
+        assert torch.equal(new.get_parameter(name)[:4], value)
+    held = set(old.neuron_indices.flatten().tolist())
+    own = set(new.neuron_indices[4:, 128 // 6 :].flatten().tolist())
+    assert own <= held if start == "copies" else not own & held
+
+
+@pytest.mark.parametrize("adaptation", ["random", "inverse"])
+def test_growing_ranks_neurons_whatever_the_adaptation(classification: Task, adaptation: str) -> None:
+    grown = stage(classification, adaptation=adaptation, grow_to=5).student
+    assert grown.bert.encoder.layer[0].experts.neuron_indices.shape[0] == 5
+
+
+def test_growth_under_a_gate_goes_by_the_real_load(classification: Task) -> None:
+    teacher, batches = toy_teacher(classification), toy_batches(classification)
+    parent = MoEBert(MoEBertMethodConfig(routing="gate-token")).compress(teacher, batches, classification)
+    busiest = routing_statistics(parent, batches).load.argmax(1).tolist()
+    assert set(busiest) != {0}
+    config = MoEBertMethodConfig(routing="gate-token", grow_to=5, grow_from="copies")
+    grown = MoEBert(config).compress(teacher, batches, classification)
+    for layer, expert in zip(grown.bert.encoder.layer, busiest, strict=True):
+        assert torch.equal(layer.experts.neuron_indices[4], layer.experts.neuron_indices[expert])
+
+
+@pytest.mark.parametrize("name", ["auto", "reference", "grouped", "fused"])
+def test_the_chosen_implementation_runs_the_experts_also_after_reloading(
+    classification: Task, name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls: list[str] = []
+    for known, run in list(IMPLEMENTATIONS.items()):
+
+        def watched(*arguments: Any, known: str = known, run: Any = run) -> Any:
+            calls.append(known)
+            return run(*arguments)
+
+        monkeypatch.setitem(IMPLEMENTATIONS, known, watched)
+    method, batch = MoEBert(MoEBertMethodConfig(experts=name)), toy_batches(classification)[0]
+    student = method.compress(toy_teacher(classification), toy_batches(classification), classification).eval()
+    student.save_pretrained(tmp_path)
+    calls.clear()
+    logits = student(**batch).logits
+    assert set(calls) == {name}
+    calls.clear()
+    assert torch.equal(method.load(tmp_path, classification)(**batch).logits, logits)
+    assert set(calls) == {name}
