@@ -152,14 +152,19 @@ class Gate(nn.Module):
                 x = (x * mask.unsqueeze(-1)).sum(1) / mask.sum(1, keepdim=True).clamp(min=1)
                 mask = mask.amax(1)
             logits = F.linear(x, self.weight)
-            probabilities = logits.softmax(-1)
-            expert_ids = logits.argmax(-1)  # of equal logits the first
-            probability = probabilities.gather(-1, expert_ids.unsqueeze(-1)).squeeze(-1)
+            probabilities, probability, expert_ids = winners(logits)
             loss = balance_loss(probabilities, expert_ids, mask)
         if self.per_sentence:
             probability = probability.unsqueeze(-1).expand_as(token_mask)
             expert_ids = expert_ids.unsqueeze(-1).expand_as(token_mask)
         return GateOutput(logits, probability, expert_ids, loss)
+
+
+def winners(logits: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Return the probabilities ``[..., experts]``, and of the likeliest expert probability and number ``[...]``."""
+    probabilities = logits.softmax(-1)
+    expert_ids = logits.argmax(-1)  # of equal logits the first
+    return probabilities, probabilities.gather(-1, expert_ids.unsqueeze(-1)).squeeze(-1), expert_ids
 
 
 def balance_loss(probabilities: Tensor, expert_ids: Tensor, mask: Tensor) -> Tensor:

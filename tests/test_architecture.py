@@ -19,7 +19,13 @@ MAY_IMPORT = {
     "bench": {"results"},
     "methods": {"bench", "moebert"},
 }
-OF_THE_HARNESS_METHODS_MAY_IMPORT = {"bench.method", "bench.errors", "bench.cost", "bench.tasks.task"}
+OF_THE_HARNESS_METHODS_MAY_IMPORT = {
+    "bench.method",
+    "bench.errors",
+    "bench.cost",
+    "bench.tasks.task",
+    "bench.latency.runtimes",  # the contract of a runtime: who adds a model may add how it is run
+}
 ABOVE_BOTH = ("bench/cli/", "bench/listing.py")
 
 

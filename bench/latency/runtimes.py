@@ -1,8 +1,8 @@
 """How a model is executed while it is timed: as it is, as a CUDA graph, compiled; others join by entry point.
 
-All runtimes are given the same inputs, and all models alike: without an attention mask where a workload has no padding.
-A mask of ones says nothing, but transformers must look into it on the host, which a captured or compiled model cannot,
-and then attends by a slow path.
+The runtimes here are given the same inputs, and all models alike: without an attention mask where a workload has no
+padding. A mask of ones says nothing, but transformers must look into it on the host, which a captured or compiled model
+cannot, and then attends by a slow path.
 """
 
 from __future__ import annotations
@@ -11,9 +11,9 @@ import inspect
 import os
 import shutil
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from importlib.util import find_spec
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -25,7 +25,7 @@ from bench.method import Skip
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-Inputs = dict[str, Tensor]
+Inputs = Mapping[str, Any]
 Run = Callable[[int], object]
 
 
@@ -42,6 +42,10 @@ class Runtime(ABC):
 
     def supports(self, device: torch.device) -> Skip | None:
         """Return why this runtime cannot be used on a device, or None."""
+        return None
+
+    def runs(self, model: PreTrainedModel) -> Skip | None:
+        """Return why this runtime cannot run a model, or None."""
         return None
 
     @abstractmethod
@@ -66,7 +70,7 @@ class Eager(Runtime):
 
     def prepare(self, model: PreTrainedModel, batches: Sequence[dict[str, Tensor]]) -> Run:
         """Return a call without autograd."""
-        return _direct(model, timed_inputs(model, batches))
+        return direct(model, timed_inputs(model, batches))
 
 
 class CudaGraph(Runtime):
@@ -81,7 +85,7 @@ class CudaGraph(Runtime):
 
     def prepare(self, model: PreTrainedModel, batches: Sequence[dict[str, Tensor]]) -> Run:
         """Capture a graph for each shape."""
-        return _captured(model, timed_inputs(model, batches))
+        return captured(model, timed_inputs(model, batches))
 
 
 class Compiled(Runtime):
@@ -112,8 +116,8 @@ class Compiled(Runtime):
         ):
             compiled = torch.compile(model, dynamic=False)
             if model.device.type == "cuda":
-                return _captured(compiled, inputs)
-            run = _direct(compiled, inputs)
+                return captured(compiled, inputs)
+            run = direct(compiled, inputs)
             for index in range(len(inputs)):
                 run(index)
         return run
@@ -128,7 +132,7 @@ def availability(runtime: Runtime) -> str:
     return ", ".join(usable) or f"not here: {reasons[-1]}"
 
 
-def timed_inputs(model: PreTrainedModel, batches: Sequence[dict[str, Tensor]]) -> list[Inputs]:
+def timed_inputs(model: PreTrainedModel, batches: Sequence[dict[str, Tensor]]) -> list[dict[str, Tensor]]:
     """Choose what of each batch a model is given: no mask where no batch has padding and the model needs none."""
     inputs = [model_inputs(model, batch) for batch in batches]
     mask = inspect.signature(model.forward).parameters.get("attention_mask")
@@ -139,7 +143,9 @@ def timed_inputs(model: PreTrainedModel, batches: Sequence[dict[str, Tensor]]) -
     return [{name: batch[name] for name in batch if name != "attention_mask"} for batch in inputs]
 
 
-def _direct(model: Callable[..., object], inputs: Sequence[Inputs]) -> Run:
+def direct(model: Callable[..., object], inputs: Sequence[Inputs]) -> Run:
+    """Return a call of a function on the inputs of a batch, without autograd."""
+
     @torch.inference_mode()
     def run(index: int) -> object:
         return model(**inputs[index])
@@ -147,22 +153,42 @@ def _direct(model: Callable[..., object], inputs: Sequence[Inputs]) -> Run:
     return run
 
 
-def _captured(model: Callable[..., object], inputs: Sequence[Inputs]) -> Run:
-    """Return a call that copies the inputs of a batch, all at once, and replays the graph of their shape."""
-    packed = [torch.stack(list(batch.values())) for batch in inputs]
+def captured(model: Callable[..., object], inputs: Sequence[Inputs]) -> Run:
+    """Return a call that copies the inputs of a batch, all at once, and replays the graph of their shapes.
+
+    Args:
+        model: Of tensors on a CUDA device; never waits for it.
+        inputs: Of each batch: tensors of one type, and what else there is, by which graphs are told apart.
+    """
+    packed = [torch.cat([tensor.flatten() for tensor in _tensors(batch).values()]) for batch in inputs]
+    keys = [tuple(_key(value) for value in batch.values()) for batch in inputs]
     recorder = Recorder(packed[0].device)
-    graphs: dict[torch.Size, tuple[Tensor, Recording[object]]] = {}
-    for batch, values in zip(inputs, packed, strict=True):
-        if values.shape not in graphs:
+    graphs: dict[tuple[Hashable, ...], tuple[Tensor, Recording[object]]] = {}
+    for key, batch, values in zip(keys, inputs, packed, strict=True):
+        if key not in graphs:
             held = values.clone()
-            graphs[values.shape] = held, _record(model, dict(zip(batch, held, strict=True)), recorder)
+            graphs[key] = held, _record(model, {**batch, **_views(held, _tensors(batch))}, recorder)
 
     def run(index: int) -> object:
-        held, recording = graphs[packed[index].shape]
+        held, recording = graphs[keys[index]]
         held.copy_(packed[index])
         return recording.replay()
 
     return run
+
+
+def _tensors(batch: Inputs) -> dict[str, Tensor]:
+    return {name: value for name, value in batch.items() if isinstance(value, Tensor)}
+
+
+def _key(value: Hashable) -> Hashable:
+    return value.shape if isinstance(value, Tensor) else value
+
+
+def _views(flat: Tensor, shaped: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Cut a flat tensor into the shapes of others."""
+    parts = flat.split([tensor.numel() for tensor in shaped.values()])
+    return {name: part.view_as(shaped[name]) for name, part in zip(shaped, parts, strict=True)}
 
 
 def _record(model: Callable[..., object], inputs: Inputs, recorder: Recorder) -> Recording[object]:

@@ -125,6 +125,7 @@ def _prepare(
         return _Excuse("skipped", f"has positions for {positions} tokens, the workload has {longest}")
     try:
         skip = contender.method.runs(runtime.name, workload) if contender.method is not None else None
+        skip = skip or runtime.runs(contender.model)
         return (
             _Excuse("skipped", skip.reason) if skip is not None else runtime.prepare(contender.model, batches)
         )

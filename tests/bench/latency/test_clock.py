@@ -242,6 +242,22 @@ def test_a_runtime_that_cannot_run_here_skips_its_points_and_says_why(request_fo
     assert all("CUDA graphs need a CUDA device" in timing.reason for timing in skipped)
 
 
+def test_a_runtime_skips_the_models_that_it_does_not_know_and_times_the_others(
+    request_for: Any, jobs: Any
+) -> None:
+    request = request_for("teacher", "twice")
+    request = replace(request, setting=replace(request.setting, runtime="lean"))
+    found = time_cells(request)
+    why = "the lean encoder cannot run this model: BertForSequenceClassification has a forward of its own"
+    for workload in ("1x8", "4x12"):
+        assert found["teacher", workload].status == "done"
+        assert (found["twice", workload].status, found["twice", workload].reason) == ("skipped", why)
+    turned = time_cells(replace(request, baseline=request.candidates[1]))
+    assert {(timing.status, timing.reason) for timing in turned.values()} == {
+        ("skipped", f"the baseline {why}")
+    }
+
+
 def test_energy_stands_beside_peak_memory(
     request_for: Any, jobs: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:

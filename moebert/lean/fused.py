@@ -1,0 +1,83 @@
+"""What stands between the products, each as one kernel on a GPU, in plain torch elsewhere; all differentiable."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F  # noqa: N812
+
+from moebert.experts.contract import has_triton
+
+
+class Norm(NamedTuple):
+    """A LayerNorm's parameters.
+
+    Attributes:
+        weight: ``[hidden]``.
+        bias: ``[hidden]``.
+        eps: Added to the variance.
+    """
+
+    weight: Tensor
+    bias: Tensor
+    eps: float
+
+    @classmethod
+    def of(cls, module: nn.LayerNorm) -> Norm:
+        """Take a module's."""
+        return cls(module.weight, module.bias, module.eps)
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """Normalise ``[tokens, hidden]`` in plain torch."""
+        return F.layer_norm(x, self.weight.shape, self.weight, self.bias, self.eps)
+
+
+class Embeddings(NamedTuple):
+    """The three tables, ``[entries, hidden]`` each, and their LayerNorm."""
+
+    words: Tensor
+    types: Tensor
+    positions: Tensor
+    norm: Norm
+
+
+def embed(input_ids: Tensor, token_type_ids: Tensor, position_ids: Tensor, tables: Embeddings) -> Tensor:
+    """Compute ``LayerNorm(word + type + position)``, ``[tokens, hidden]``, of three ``[tokens]``."""
+    words, types, positions, norm = tables
+    if has_kernels(words) and not needs_gradients(words, types, positions, *norm[:2]):
+        from moebert.lean import triton_fused
+
+        return triton_fused.embed(input_ids, token_type_ids, position_ids, tables)
+    summed = F.embedding(input_ids, words) + F.embedding(token_type_ids, types)
+    return norm(summed + F.embedding(position_ids, positions))
+
+
+def add_norm(x: Tensor, bias: Tensor, residual: Tensor, norm: Norm) -> Tensor:
+    """Compute ``LayerNorm(x + bias + residual)`` of ``[tokens, hidden]``."""
+    if has_kernels(x):
+        from moebert.lean import triton_fused
+
+        return triton_fused.add_norm(x, bias, residual, norm)
+    return norm(x + bias + residual)
+
+
+def bias_gelu(x: Tensor, bias: Tensor) -> Tensor:
+    """Compute ``gelu(x + bias)`` of ``[tokens, size]``; the exact one, by the normal distribution function."""
+    if has_kernels(x):
+        from moebert.lean import triton_fused
+
+        return triton_fused.bias_gelu(x, bias)
+    return F.gelu(x + bias)
+
+
+def has_kernels(x: Tensor) -> bool:
+    """Say whether there are kernels for a tensor's device and precision."""
+    known = x.dtype in (torch.float32, torch.bfloat16, torch.float16)
+    return x.is_cuda and known and not torch.compiler.is_compiling() and has_triton()
+
+
+def needs_gradients(*tensors: Tensor) -> bool:
+    """Say whether autograd follows one of the tensors."""
+    return torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors)

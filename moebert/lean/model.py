@@ -1,0 +1,131 @@
+"""The lean encoder: a BERT's or MoEBERT's own weights, run on the tokens of a batch without its padding.
+
+Dense and MoEBERT share everything but the feed-forward network. Fewer kernels do the work of transformers' modules:
+queries, keys and values are one product; bias and GELU, and bias, residual and LayerNorm, are one kernel each. There is
+no dropout, so it serves inference, evaluation and frozen teachers.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F  # noqa: N812
+from transformers.modeling_outputs import (
+    BaseModelOutputWithPooling,
+    QuestionAnsweringModelOutput,
+    SequenceClassifierOutput,
+)
+
+from moebert.experts import Dispatch, sort_by_expert
+from moebert.layers import MoEBertExperts
+from moebert.lean.compatibility import why_not_lean
+from moebert.lean.fused import Embeddings, Norm, embed
+from moebert.lean.layers import Attention, FeedForward
+from moebert.routing import Gate, winners
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+    from transformers.utils.generic import ModelOutput
+
+    from moebert.lean.stream import Stream
+
+
+class Experts(NamedTuple):
+    """A MoEBERT layer's feed-forward network; without a gate a hash routes all layers at once."""
+
+    experts: MoEBertExperts
+    gate: Gate | None
+
+    def __call__(self, x: Tensor, stream: Stream, dispatch: Dispatch | None) -> Tensor:
+        """Run ``[tokens, hidden]``."""
+        if self.gate is not None:
+            dispatch = _dispatch_by_gate(self.gate, x, stream)
+        outputs: Tensor = self.experts(x, dispatch)
+        return outputs
+
+
+class LeanModel:
+    """Run a model on streams.
+
+    The weights are the model's own, but for queries, keys and values, which are copied side by side: make another one
+    when they have changed. Gradients reach the model's parameters where it was made and run with autograd on.
+
+    Args:
+        model: In eval mode; a BertModel, a MoEBertModel, or one with a head for sequences or spans.
+
+    Raises:
+        ValueError: If the model holds anything that it does not know; see ``why_not_lean``.
+    """
+
+    def __init__(self, model: PreTrainedModel) -> None:
+        reason = why_not_lean(model)
+        if reason is not None:
+            raise ValueError(f"the lean encoder cannot run this model: {reason}")
+        base: Any = model.base_model
+        tables = base.embeddings
+        self.model: Any = model
+        self.base = base
+        self.embeddings = Embeddings(
+            tables.word_embeddings.weight,
+            tables.token_type_embeddings.weight,
+            tables.position_embeddings.weight,
+            Norm.of(tables.LayerNorm),
+        )
+        self.router: Any = getattr(base, "router", None)
+        self.layers = [(Attention.of(layer.attention), _feed_forward(layer)) for layer in base.encoder.layer]
+
+    def __call__(self, stream: Stream) -> ModelOutput:
+        """Return what the model would: logits of each row, or of each place of the padded batch.
+
+        Padding has the lowest logits that there are, and hidden states of 0.
+        """
+        model = self.model
+        hidden = self.encode(stream)
+        if hasattr(model, "qa_outputs"):
+            logits = model.qa_outputs(hidden)
+            logits = stream.padded(logits, fill=torch.finfo(logits.dtype).min)
+            start, end = logits.unbind(-1)
+            return QuestionAnsweringModelOutput(start_logits=start.contiguous(), end_logits=end.contiguous())
+        pooled = None
+        if self.base.pooler is not None:
+            pooled = self.base.pooler(hidden.index_select(0, stream.starts[:-1]).unsqueeze(1))
+        if hasattr(model, "classifier"):
+            return SequenceClassifierOutput(logits=model.classifier(pooled))
+        return BaseModelOutputWithPooling(last_hidden_state=stream.padded(hidden), pooler_output=pooled)
+
+    def encode(self, stream: Stream) -> Tensor:
+        """Return the last hidden states, ``[tokens, hidden]``."""
+        hidden = embed(stream.input_ids, stream.token_type_ids, stream.position_ids, self.embeddings)
+        dispatch = None
+        if self.router is not None:
+            dispatch = sort_by_expert(self.router(stream.input_ids), self.model.config.num_experts)
+        for index, (attention, feed_forward) in enumerate(self.layers):
+            hidden = attention(hidden, stream)
+            if isinstance(feed_forward, FeedForward):
+                hidden = feed_forward(hidden)
+            else:
+                own = None if dispatch is None else dispatch.layer(index)
+                hidden = feed_forward(hidden, stream, own)
+        return hidden
+
+
+def _feed_forward(layer: nn.Module) -> FeedForward | Experts:
+    experts: Any = getattr(layer, "experts", None)
+    if experts is None:
+        return FeedForward.of(layer)
+    gate: Any = layer.gate
+    return Experts(experts, gate)
+
+
+def _dispatch_by_gate(gate: Gate, x: Tensor, stream: Stream) -> Dispatch:
+    """Choose the expert of each token, or of each row for all of its tokens; the balance loss is left out."""
+    x = x.to(gate.weight.dtype)
+    if gate.per_sentence:
+        x = stream.padded(x).sum(1) / stream.lengths.unsqueeze(1).to(x.dtype)
+    _, probability, expert_ids = winners(F.linear(x, gate.weight))
+    if gate.per_sentence:
+        row = stream.cells // stream.layout.length
+        probability, expert_ids = probability[row], expert_ids[row]
+    return sort_by_expert(expert_ids, len(gate.weight))._replace(probability=probability)

@@ -1,0 +1,132 @@
+"""Triton kernels of the lean encoder: each reads its inputs once, writes its outputs once, and computes in float32.
+
+A program has ROWS tokens and all columns, or COLUMNS of them.
+"""
+
+from __future__ import annotations
+
+import triton
+import triton.language as tl
+
+from moebert.experts.triton_kernels import activate
+
+
+@triton.jit
+def embed_kernel(
+    input_ids,
+    token_type_ids,
+    position_ids,
+    words,
+    types,
+    positions,
+    norm,
+    norm_bias,
+    outputs,  # [tokens, hidden]
+    tokens,
+    hidden,
+    eps,
+    ROWS: tl.constexpr,
+    WIDTH: tl.constexpr,
+):
+    """Compute ``LayerNorm(word + type + position)``."""
+    row, column, valid, inside = block(tokens, hidden, ROWS, WIDTH)
+    word = tl.load(input_ids + row, mask=valid, other=0)
+    kind = tl.load(token_type_ids + row, mask=valid, other=0)
+    position = tl.load(position_ids + row, mask=valid, other=0)
+    x = tl.load(words + word[:, None] * hidden + column, mask=inside, other=0.0).to(tl.float32)
+    x += tl.load(types + kind[:, None] * hidden + column, mask=inside, other=0.0).to(tl.float32)
+    x += tl.load(positions + position[:, None] * hidden + column, mask=inside, other=0.0).to(tl.float32)
+    y, _mean, _rate = normalise(x, norm, norm_bias, column, hidden, eps)
+    tl.store(outputs + row[:, None] * hidden + column, y, mask=inside)
+
+
+@triton.jit
+def add_norm_kernel(
+    x,  # [tokens, hidden]
+    bias,
+    residual,  # [tokens, hidden]
+    norm,
+    norm_bias,
+    outputs,  # [tokens, hidden]
+    sums,  # [tokens, hidden]; written if KEEP
+    means,  # [tokens], float32; written if KEEP
+    rates,  # [tokens], float32, one over the standard deviations; written if KEEP
+    tokens,
+    hidden,
+    eps,
+    KEEP: tl.constexpr,
+    ROWS: tl.constexpr,
+    WIDTH: tl.constexpr,
+):
+    """Compute ``LayerNorm(x + bias + residual)``."""
+    row, column, valid, inside = block(tokens, hidden, ROWS, WIDTH)
+    cells = row[:, None] * hidden + column
+    total = tl.load(x + cells, mask=inside, other=0.0).to(tl.float32)
+    total += tl.load(residual + cells, mask=inside, other=0.0).to(tl.float32)
+    total += tl.load(bias + column, mask=column < hidden, other=0.0).to(tl.float32)
+    y, mean, rate = normalise(total, norm, norm_bias, column, hidden, eps)
+    tl.store(outputs + cells, y, mask=inside)
+    if KEEP:
+        tl.store(sums + cells, total, mask=inside)
+        tl.store(means + row, mean, mask=valid)
+        tl.store(rates + row, rate, mask=valid)
+
+
+@triton.jit
+def bias_gelu_kernel(
+    x,  # [tokens, size]
+    bias,
+    outputs,  # [tokens, size]
+    tokens,
+    size,
+    ROWS: tl.constexpr,
+    COLUMNS: tl.constexpr,
+):
+    """Compute ``gelu(x + bias)``."""
+    row, column, _valid, inside = block(tokens, size, ROWS, COLUMNS)
+    cells = row[:, None] * size + column
+    z = tl.load(x + cells, mask=inside, other=0.0).to(tl.float32)
+    z += tl.load(bias + column, mask=column < size, other=0.0).to(tl.float32)
+    value, _slope = activate(z, "gelu")
+    tl.store(outputs + cells, value, mask=inside)
+
+
+@triton.jit
+def bias_gelu_gradient_kernel(
+    gradients,  # [tokens, size]
+    x,  # [tokens, size]
+    bias,
+    outputs,  # [tokens, size]
+    tokens,
+    size,
+    ROWS: tl.constexpr,
+    COLUMNS: tl.constexpr,
+):
+    """Compute the gradient of ``x`` (and of what is added to it)."""
+    row, column, _valid, inside = block(tokens, size, ROWS, COLUMNS)
+    cells = row[:, None] * size + column
+    z = tl.load(x + cells, mask=inside, other=0.0).to(tl.float32)
+    z += tl.load(bias + column, mask=column < size, other=0.0).to(tl.float32)
+    _value, slope = activate(z, "gelu")
+    upstream = tl.load(gradients + cells, mask=inside, other=0.0).to(tl.float32)
+    tl.store(outputs + cells, upstream * slope, mask=inside)
+
+
+@triton.jit
+def block(tokens, width, ROWS: tl.constexpr, COLUMNS: tl.constexpr):
+    """Return a program's rows ``[ROWS]``, columns ``[1, COLUMNS]``, and which of them there are."""
+    row = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
+    column = (tl.program_id(1) * COLUMNS + tl.arange(0, COLUMNS))[None, :]
+    valid = row < tokens
+    return row, column, valid, valid[:, None] & (column < width)
+
+
+@triton.jit
+def normalise(x, norm, norm_bias, column, hidden, eps):
+    """Return the LayerNorm of rows, their means, and one over their standard deviations."""
+    mean = tl.sum(x, 1) / hidden
+    centred = tl.where(column < hidden, x - mean[:, None], 0.0)
+    rate = tl.rsqrt(tl.sum(centred * centred, 1) / hidden + eps)
+    gain = tl.load(norm + column, mask=column < hidden, other=0.0).to(tl.float32)
+    shift = tl.load(norm_bias + column, mask=column < hidden, other=0.0).to(tl.float32)
+    return centred * rate[:, None] * gain + shift, mean, rate

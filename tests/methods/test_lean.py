@@ -1,0 +1,131 @@
+"""The lean runtime, as the clock uses it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from transformers import BertConfig, BertForQuestionAnswering, BertForSequenceClassification
+
+from bench.latency.runtimes import Eager
+from bench.registry import runtimes
+from methods.lean import Lean
+from methods.pruned_bert import prune
+from moebert import MoEBertConfig, adapt
+
+ROUTINGS = ("hash-random", "hash-balanced", "gate-token", "gate-sentence")
+KINDS = ("dense", "narrowed", *ROUTINGS)
+
+
+def model_of(kind: str, head: type = BertForSequenceClassification) -> Any:
+    torch.manual_seed(0)
+    config = BertConfig(
+        vocab_size=50,
+        hidden_size=64,
+        num_attention_heads=4,
+        num_hidden_layers=2,
+        intermediate_size=128,
+        max_position_embeddings=64,
+        initializer_range=0.2,
+    )
+    dense = head(config)
+    if kind == "dense":
+        return dense.eval()
+    if kind == "narrowed":
+        return prune(dense, [torch.tensor([0, 2, 3])] * 2, [torch.arange(40), torch.arange(77)]).eval()
+    shape = MoEBertConfig.from_bert(config, routing=kind)
+    return adapt(dense, shape, strategy="random", token_frequency=torch.ones(50)).eval()
+
+
+def batches(*shapes: tuple[int, int], padded: bool, device: str) -> list[dict[str, torch.Tensor]]:
+    torch.manual_seed(1)
+    made = []
+    for rows, length in shapes:
+        lengths = torch.randint(2, length + 1, (rows, 1)) if padded else torch.full((rows, 1), length)
+        lengths[0] = length
+        mask = (torch.arange(length) < lengths).long()
+        batch = {
+            "input_ids": torch.randint(1, 50, (rows, length)) * mask,
+            "attention_mask": mask,
+            "token_type_ids": (torch.arange(length) > 3).long() * mask,
+        }
+        made.append({name: tensor.to(device) for name, tensor in batch.items()})
+    return made
+
+
+@pytest.mark.parametrize("padded", [False, True])
+def test_it_answers_as_the_eager_runtime_on_a_cpu(padded: bool) -> None:
+    model, given = model_of("hash-random"), batches((4, 12), (2, 9), (4, 12), padded=padded, device="cpu")
+    run, eager = Lean().prepare(model, given), Eager().prepare(model, given)
+    for index in (0, 1, 2, 0):
+        logits: torch.Tensor = run(index).logits  # type: ignore[attr-defined]
+        assert logits.is_inference()
+        torch.testing.assert_close(logits, eager(index).logits, rtol=1e-4, atol=1e-5)  # type: ignore[attr-defined]
+
+
+def test_it_is_registered_and_says_what_it_cannot_run() -> None:
+    assert runtimes.get("lean") is Lean
+    assert Lean().runs(model_of("gate-token")) is None
+    model = model_of("dense")
+    model.classifier.register_forward_hook(lambda *_: None)
+    skip = Lean().runs(model)
+    assert skip is not None
+    assert skip.reason == "the lean encoder cannot run this model: Linear 'classifier' has forward hooks"
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("padded", [False, True])
+@pytest.mark.parametrize("head", [BertForSequenceClassification, BertForQuestionAnswering])
+def test_captured_it_answers_as_single_precision_does(
+    kind: str, dtype: torch.dtype, padded: bool, head: type
+) -> None:
+    model = model_of(kind, head).cuda()
+    given = batches((8, 16), (8, 24), (8, 16), (1, 64), padded=padded, device="cuda")
+    # a near tie at a gate may fall either way in half precision, so those weights are the rounded ones in both
+    model.to(dtype).float()
+    expected = [kept(model(**batch)) for batch in given]
+    run = Lean().prepare(model.to(dtype), given)
+    for index in (0, 1, 2, 3, 2, 0):
+        found, wanted = kept(run(index)), expected[index]
+        if head is BertForQuestionAnswering:
+            real = given[index]["attention_mask"] != 0
+            found, wanted = found[:, real], wanted[:, real]
+        error = (found - wanted).norm() / wanted.norm()
+        assert error <= tolerance(kind, dtype), f"{error:.2e}"
+
+
+def kept(outputs: Any) -> torch.Tensor:
+    logits = (
+        outputs.logits if "logits" in outputs else torch.stack([outputs.start_logits, outputs.end_logits])
+    )
+    return logits.detach().float().clone()
+
+
+def tolerance(kind: str, dtype: torch.dtype) -> float:
+    if dtype == torch.float32:
+        return 1e-5
+    return 1e-1 if kind.startswith("gate") else 1e-2  # a token near a tie visits another expert
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("padded", [False, True])
+def test_gradients_in_half_precision(kind: str, padded: bool) -> None:
+    from moebert.lean import LeanModel, pack
+
+    model = model_of(kind).cuda()
+    (batch,) = batches((8, 16), padded=padded, device="cuda")
+    model.bfloat16().float()
+    upstream = torch.randn(8, 2, device="cuda")
+    parameters = list(model.parameters())
+    wanted = torch.autograd.grad(model(**batch).logits, parameters, upstream, allow_unused=True)
+    model.bfloat16()
+    logits = LeanModel(model)(pack(batch)).logits
+    found = torch.autograd.grad(logits, list(model.parameters()), upstream.bfloat16(), allow_unused=True)
+    ours = torch.cat([gradient.float().flatten() for gradient in found if gradient is not None])
+    theirs = torch.cat([gradient.flatten() for gradient in wanted if gradient is not None])
+    error = (ours - theirs).norm() / theirs.norm()
+    assert error <= (2e-1 if kind.startswith("gate") else 2e-2), f"{error:.2e}"
