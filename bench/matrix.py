@@ -246,3 +246,8 @@ def load_matrix(name_or_file: str, overrides: Mapping[str, Any] | None = None) -
         raise UserError(f"{file}: a matrix is a mapping with at least tasks and methods")
     document.setdefault("name", file.stem)
     return validated(Matrix, {**document, **(overrides or {})}, where=str(file))
+
+
+def matrix_yaml(matrix: Matrix) -> str:
+    """Write a matrix as the file that would give it again."""
+    return yaml.safe_dump(matrix.model_dump(mode="json"), sort_keys=False, allow_unicode=True)

@@ -8,12 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from bench.events import Event, Listener, ignore
 from bench.executors import execute
 from bench.latency.session import time_matrix
-from bench.matrix import Matrix
+from bench.matrix import Matrix, matrix_yaml
 from bench.selection import Part
 from bench.space import require_space
 from bench.survey import REDO, Cell, Overwrite, Survey, to_make
@@ -143,8 +141,3 @@ def keep_tuning(folder: RunFolder, cells: Sequence[Cell]) -> None:
             )
             != record.id
         )
-
-
-def matrix_yaml(matrix: Matrix) -> str:
-    """Write a matrix as the file that would give it again."""
-    return yaml.safe_dump(matrix.model_dump(mode="json"), sort_keys=False, allow_unicode=True)

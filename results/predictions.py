@@ -10,6 +10,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from results.store import ROWS
+
+SHARED = b"rows"  # key of the metadata of compact predictions: name of the file under ``rows/``
+
 
 @dataclass(frozen=True)
 class Predictions:
@@ -35,12 +39,8 @@ def read_predictions(path: Path) -> dict[str, Predictions]:
         ValueError: Where the file is not one of predictions.
     """
     import pyarrow.compute as pc
-    import pyarrow.parquet as pq
 
-    try:
-        table = pq.ParquetFile(path).read()  # one file: no need of a data set's machinery
-    except (OSError, ValueError) as error:
-        raise ValueError(f"{path}: not readable as Parquet ({error})") from error
+    table = read_table(path)
     if not {"split", "row_id"} <= set(table.column_names):
         raise ValueError(f"{path}: not predictions; it has the columns {table.column_names}")
     splits = pc.unique(table["split"].cast("string")).to_pylist()
@@ -48,6 +48,25 @@ def read_predictions(path: Path) -> dict[str, Predictions]:
         split: _predictions(table.filter(pc.equal(table["split"], split)).combine_chunks())
         for split in splits
     }
+
+
+def read_table(path: Path) -> Any:
+    """Read a file of predictions; a compact one takes its rows from the file that it shares with others.
+
+    Raises:
+        ValueError: Where one of them cannot be read.
+    """
+    import pyarrow.parquet as pq
+
+    try:
+        table = pq.ParquetFile(path).read()  # one file: no need of a data set's machinery
+        if shared := (table.schema.metadata or {}).get(SHARED):
+            rows = pq.ParquetFile(path.parent / ROWS / f"{shared.decode()}.parquet").read()
+            for name in reversed(rows.column_names):
+                table = table.add_column(0, name, rows[name])
+    except (OSError, ValueError) as error:
+        raise ValueError(f"{path}: not readable as Parquet ({error})") from error
+    return table
 
 
 def _predictions(table: Any) -> Predictions:

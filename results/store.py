@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import logging
 import os
 import shutil
 import tempfile
+import zlib
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -25,6 +27,8 @@ from results.record import (
 )
 
 AnyRecord = CellRecord | LatencyRecord | AnatomyRecord
+PACKED = ".json.gz"
+ROWS = "rows"  # folder beside predictions
 log = logging.getLogger(__name__)
 
 
@@ -59,8 +63,10 @@ class RunFolder:
         return self.path / "matrix.yaml"
 
     def record_file(self, record_id: str) -> Path:
-        """Return where a record is kept."""
-        return self.path / "records" / f"{record_id}.json"
+        """Return where a record is kept, packed or as it is."""
+        plain = self.path / "records" / f"{record_id}.json"
+        packed = plain.with_suffix(PACKED)
+        return packed if packed.exists() else plain
 
     def model_folder(self, cell_id: str) -> Path:
         """Return where a cell's finalized checkpoint is kept."""
@@ -89,8 +95,13 @@ class RunFolder:
 
     def write(self, record: AnyRecord) -> None:
         """Keep a record, replacing an earlier one of the same id."""
-        text = record.model_dump_json(indent=1)
-        write_atomically(self.record_file(record.id), text.encode())
+        _write_record(self.record_file(record.id), record)
+
+    def pack(self, record: AnyRecord) -> None:
+        """Keep a record in a fifth of the space."""
+        plain = self.path / "records" / f"{record.id}.json"
+        _write_record(plain.with_suffix(PACKED), record)
+        plain.unlink(missing_ok=True)
 
     def write_environment(self, environment: Environment) -> str:
         """Keep an environment and return its id."""
@@ -137,18 +148,20 @@ class RunFolder:
             if not isinstance(record, CellRecord):
                 cells |= {record.cell_id, getattr(record, "baseline_id", "")}
             if cells & gone:
-                aside = self.path / "superseded" / f"{record.id}.json"
+                file = self.record_file(record.id)
+                aside = self.path / "superseded" / file.name
                 aside.parent.mkdir(exist_ok=True)
-                self.record_file(record.id).replace(aside)
+                file.replace(aside)
 
     def _files(self) -> list[Path]:
-        return sorted((self.path / "records").glob("*.json"))
+        return sorted(file for end in (".json", PACKED) for file in (self.path / "records").glob(f"*{end}"))
 
     def _read(self, file: Path) -> AnyRecord | None:
         try:
-            document = json.loads(file.read_bytes())
+            content = file.read_bytes()
+            document = json.loads(gzip.decompress(content) if file.name.endswith(PACKED) else content)
             written_by = document["schema_version"]
-        except (ValueError, KeyError, TypeError) as error:
+        except (ValueError, KeyError, TypeError, EOFError, zlib.error, gzip.BadGzipFile) as error:
             self._set_aside(file, error)
             return None
         if isinstance(written_by, int) and written_by > SCHEMA_VERSION:
@@ -161,7 +174,7 @@ class RunFolder:
         except ValidationError as error:
             self._set_aside(file, error)
             return None
-        if record.id != file.stem:
+        if record.id != file.name.partition(".")[0]:
             self._set_aside(file, ValueError(f"it holds the record {record.id}"))
             return None
         return record
@@ -176,8 +189,18 @@ class RunFolder:
         )
 
 
-def merge(sources: Iterable[Path], out: Path) -> int:
+def _write_record(file: Path, record: AnyRecord) -> None:
+    text = record.model_dump_json(indent=1).encode()
+    write_atomically(file, gzip.compress(text, mtime=0) if file.name.endswith(PACKED) else text)
+
+
+def merge(sources: Iterable[Path], out: Path, *, models: bool = True) -> int:
     """Join run folders; a finished record wins over a failed one, else the later one.
+
+    Args:
+        sources: Run folders.
+        out: The joined one.
+        models: Whether checkpoints are copied too.
 
     Returns:
         Number of records in the joined folder.
@@ -204,7 +227,7 @@ def merge(sources: Iterable[Path], out: Path) -> int:
             for environment in folder.environments().values():
                 target.write_environment(environment)
         for record, folder in chosen.values():
-            _copy_outputs(record.id, folder, target)
+            _copy_outputs(record.id, folder, target, models)
             target.write(record)
     return len(target.records())
 
@@ -258,14 +281,16 @@ def _refuse_two_teachers(records: Iterable[AnyRecord]) -> None:
             )
 
 
-def _copy_outputs(cell_id: str, source: RunFolder, target: RunFolder) -> None:
+def _copy_outputs(cell_id: str, source: RunFolder, target: RunFolder, models: bool) -> None:
     if source.path.resolve() == target.path.resolve():
         return
     predictions = source.predictions_file(cell_id)
     if predictions.exists():
         write_atomically(target.predictions_file(cell_id), predictions.read_bytes())
+        for rows in (predictions.parent / ROWS).glob("*"):  # of compact predictions; named by their content
+            write_atomically(target.predictions_file(cell_id).parent / ROWS / rows.name, rows.read_bytes())
     model = source.model_folder(cell_id)
-    if model.is_dir() and not target.model_folder(cell_id).exists():
+    if models and model.is_dir() and not target.model_folder(cell_id).exists():
         with whole_folder(target.model_folder(cell_id)) as folder:
             shutil.copytree(model, folder, dirs_exist_ok=True)
 

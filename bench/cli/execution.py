@@ -51,6 +51,9 @@ def run(
     dtype: Annotated[
         Literal["fp32", "bf16", "fp16"] | None, typer.Option(help="In which they are timed.")
     ] = None,
+    no_report: Annotated[
+        bool, typer.Option("--no-report", help="Leave the drawing to `moebench report`.")
+    ] = False,
     kit: Annotated[
         Path | None, typer.Option(help="Take matrix, teacher and rows from a kit; needs no network.")
     ] = None,
@@ -107,7 +110,7 @@ def run(
         )
     problem, page = None, None
     try:
-        if not tries_only:
+        if not (tries_only or no_report):
             page = write_report(folder, folder / "report", chosen.name, only=outcome.records)
     except UserError as error:
         problem = error

@@ -133,8 +133,26 @@ def submit(
 def merge(
     runs: Annotated[list[Path], typer.Argument(help="Run folders.")],
     out: Annotated[Path, typer.Option(help="Joined run folder.")],
+    matrix: Annotated[
+        str | None,
+        typer.Option(help="Preset or YAML file that the joined folder answers; default: the first folder's."),
+    ] = None,
+    compact: Annotated[
+        bool,
+        typer.Option("--compact", help="Small enough to commit: all that reports read, and no checkpoints."),
+    ] = False,
 ) -> None:
     """Join run folders; two teachers under one (task, seed) are refused."""
+    from results.compaction import merge_compactly
+    from results.store import RunFolder, write_atomically
     from results.store import merge as merge_folders
 
-    out_console.print(f"{merge_folders(runs, out)} records in {out}", highlight=False)
+    answered = None
+    if matrix is not None:
+        from bench.matrix import load_matrix, matrix_yaml
+
+        answered = matrix_yaml(load_matrix(matrix)).encode()
+    count = merge_compactly(runs, out) if compact else merge_folders(runs, out)
+    if answered is not None:
+        write_atomically(RunFolder(out).matrix_file, answered)
+    out_console.print(f"{count} records in {out}", highlight=False)

@@ -4,9 +4,8 @@ import pytest
 import yaml
 
 from bench.errors import UserError
-from bench.matrix import Choice, Matrix, load_matrix, parse_choice, presets
+from bench.matrix import Choice, Matrix, load_matrix, matrix_yaml, parse_choice, presets
 from bench.plans import cells, configure
-from bench.run import matrix_yaml
 
 
 def write(folder, **keys):

@@ -4,9 +4,8 @@ import pytest
 import yaml
 
 from bench.errors import UserError
-from bench.matrix import load_matrix
+from bench.matrix import load_matrix, matrix_yaml
 from bench.plans import cells, one_each, teacher_plan, tuned_cells
-from bench.run import matrix_yaml
 from bench.tuning import matrix_trials
 
 BASE = {"tasks": ["cola", "rte", "stsb"], "methods": ["finetune", "moebert"]}
