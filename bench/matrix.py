@@ -117,6 +117,8 @@ class ExecutorPlan(_Strict):
         threads: Torch threads of each cell. One is the default: on a busy machine two can be 30 times slower.
         devices: GPUs of the processes, counted from 0; none named means all. A serial run takes the first.
         cells_per_gpu: Processes that share a GPU and its memory, in equal parts.
+        mps: Whether they run side by side through NVIDIA's multi-process service, not in turns. It is faster, but a
+            fault on the GPU stops all that share it; their cells are then made again, one at a time.
     """
 
     name: Literal["serial", "processes"] = "serial"
@@ -124,6 +126,7 @@ class ExecutorPlan(_Strict):
     threads: int = Field(default=1, ge=1)
     devices: tuple[Annotated[int, Field(ge=0)], ...] = ()
     cells_per_gpu: int = Field(default=1, ge=1)
+    mps: bool = False
 
 
 class TuningPlan(_Strict):

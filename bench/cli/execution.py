@@ -40,6 +40,7 @@ def run(
     executor: Annotated[Literal["serial", "processes"] | None, typer.Option()] = None,
     devices: Annotated[str | None, typer.Option(help="GPUs, as in 0,1 or 0-3; all by default.")] = None,
     cells_per_gpu: Annotated[int | None, typer.Option(min=1, help="Cells that share a GPU.")] = None,
+    mps: Annotated[bool, typer.Option("--mps", help="Let them run side by side, not in turns.")] = False,
     overwrite: Annotated[
         Literal["never", "failed", "stale", "always"],
         typer.Option(help="What is made again besides what is missing; each includes the ones before it."),
@@ -81,6 +82,7 @@ def run(
     packing = {
         "devices": devices and tuple(parse_numbers(devices, "--devices")),
         "cells_per_gpu": cells_per_gpu,
+        "mps": mps,
     }
     packing = {key: value for key, value in packing.items() if value}
     if executor or packing:

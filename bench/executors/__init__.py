@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING
 
 from bench.executors.gpus import places
+from bench.executors.mps import multi_process_service
 from bench.executors.processes import run_in_processes
 from bench.executors.serial import run_serially
 
@@ -21,4 +23,8 @@ def execute(jobs: Sequence[Job], plan: ExecutorPlan, listener: Listener) -> Iter
     if plan.name == "serial" or len(jobs) < 2:
         yield from run_serially(jobs, listener)
     else:
-        yield from run_in_processes(jobs, plan.workers, plan.threads, listener, places(plan))
+        service: AbstractContextManager[dict[str, str]] = (
+            multi_process_service() if plan.mps else nullcontext({})
+        )
+        with service as variables:
+            yield from run_in_processes(jobs, plan.workers, plan.threads, listener, places(plan), variables)

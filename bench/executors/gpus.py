@@ -71,3 +71,16 @@ def occupy(place: str, workers: int) -> None:
 
         total = torch.cuda.get_device_properties(0).total_memory
         torch.cuda.set_per_process_memory_fraction(1 / workers - OVERHEAD_BYTES / total, 0)
+
+
+def usable() -> bool:
+    """Say whether this process can still use its GPU; after an illegal access or a failed assertion it never can."""
+    import torch
+
+    if not torch.cuda.is_initialized():
+        return True
+    try:
+        torch.cuda.synchronize()
+    except RuntimeError:
+        return False
+    return True

@@ -6,7 +6,7 @@ import multiprocessing
 import os
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from queue import Queue
@@ -14,7 +14,7 @@ from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 from bench.events import Event, Listener
-from bench.executors.gpus import occupy, take
+from bench.executors.gpus import occupy, take, usable
 from bench.executors.serial import run_watched
 
 if TYPE_CHECKING:
@@ -28,11 +28,21 @@ def run_in_processes(
     threads: int,
     listener: Listener,
     places: Sequence[str] = (),
+    variables: Mapping[str, str] | None = None,
 ) -> Iterator[CellRecord]:
     """Make the cells in up to ``workers`` processes (None: one a place on a GPU, or a core).
 
-    A worker that dies (out of memory, a crash in native code) takes the pool with it. The cells that are left are then
-    made one at a time, each in a process of its own, and one whose process dies again is recorded as failed.
+    A worker that dies (out of memory, a crash in native code, a fault on the GPU) takes the pool with it. The cells
+    that are left are then made one at a time, each in a process of its own, and one whose process dies again is
+    recorded as failed.
+
+    Args:
+        jobs: The cells.
+        workers: At most so many processes.
+        threads: Of the CPU, each.
+        listener: Told what happens.
+        places: As ``bench.executors.gpus.places`` names them; none where there is no GPU.
+        variables: Of the workers' environment, beside the number of threads.
     """
     from joblib.externals.loky.process_executor import BrokenProcessPool
 
@@ -40,13 +50,13 @@ def run_in_processes(
     count = min(workers or len(places) or os.cpu_count() or 1, len(places) or len(jobs), len(jobs))
     with _relay(listener) as queue:
         try:
-            for record in _pool(jobs, count, threads, queue, places):
+            for record in _pool(jobs, count, threads, queue, places, variables):
                 done.add(record.id)
                 yield record
         except BrokenProcessPool:
             for job in (job for job in jobs if job.cell_id not in done):
                 try:
-                    yield from _pool([job], 1, threads, queue, places)
+                    yield from _pool([job], 1, threads, queue, places, variables)
                 except BrokenProcessPool as error:
                     yield _died(job, error, listener)
 
@@ -57,20 +67,36 @@ def _pool(
     threads: int,
     queue: Queue[Event | None],
     places: Sequence[str] = (),
+    variables: Mapping[str, str] | None = None,
 ) -> Iterator[CellRecord]:
     from concurrent.futures import as_completed
 
     from joblib.externals.loky import ProcessPoolExecutor
 
-    variables = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), str(threads))
+    own = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), str(threads))
     with TemporaryDirectory(prefix="moebench-places-") as locks:
         begin = (os.getpid(), tuple(places), Path(locks))
-        pool = ProcessPoolExecutor(max_workers=count, env=variables, initializer=_begin, initargs=begin)
+        pool = ProcessPoolExecutor(
+            max_workers=count, env={**own, **(variables or {})}, initializer=_begin, initargs=begin
+        )
         try:
-            for future in as_completed([pool.submit(run_watched, job, queue.put) for job in jobs]):
+            alone = len(jobs) == 1
+            for future in as_completed(
+                [pool.submit(_leave_if_lost, run_watched, job, queue.put, alone) for job in jobs]
+            ):
                 yield future.result()
         finally:
             pool.shutdown(wait=True, kill_workers=True)
+
+
+def _leave_if_lost(
+    make: Callable[[Job, Listener], CellRecord], job: Job, listener: Listener, alone: bool
+) -> CellRecord:
+    """Make a cell; after a fault on the GPU this process is of no use to the cells that would follow."""
+    record = make(job, listener)
+    if record.status == "failed" and not alone and not usable():
+        os._exit(1)
+    return record
 
 
 def _begin(parent: int, places: Sequence[str], locks: Path) -> None:

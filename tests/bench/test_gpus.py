@@ -71,6 +71,7 @@ class Made:
     id: str
     place: str
     fits: bool
+    status: str = "done"
 
 
 def make(cell: Cell, _listener) -> Made:

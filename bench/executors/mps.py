@@ -1,0 +1,59 @@
+"""Run the cells on a GPU side by side, not in turns: NVIDIA's multi-process service for the length of a run."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from bench.errors import UserError
+
+CONTROL = "nvidia-cuda-mps-control"
+PIPES = "CUDA_MPS_PIPE_DIRECTORY"
+SECONDS = 30  # for the daemon to start or to end
+
+
+@contextmanager
+def multi_process_service() -> Iterator[dict[str, str]]:
+    """Start a service of this run's own; one that the user has started is used instead, and left running.
+
+    Yields:
+        Environment variables that let a process take part.
+
+    Raises:
+        UserError: Where the service is not installed or does not start.
+    """
+    if os.environ.get(PIPES):
+        yield {}
+        return
+    if shutil.which(CONTROL) is None:
+        raise UserError(f"mps: there is no {CONTROL} on the path; it comes with the GPU's driver")
+    with TemporaryDirectory(prefix="moebench-mps-") as folder:
+        variables = {PIPES: folder, "CUDA_MPS_LOG_DIRECTORY": folder}
+        _control(["-d"], variables, "")
+        try:
+            yield variables
+        finally:
+            _control([], variables, "quit\n")
+
+
+def _control(arguments: list[str], variables: dict[str, str], command: str) -> None:
+    try:
+        subprocess.run(
+            [CONTROL, *arguments],
+            env={**os.environ, **variables},
+            input=command,
+            timeout=SECONDS,
+            check=True,
+            capture_output=True,
+            text=True,
+        )
+    except (OSError, subprocess.SubprocessError) as error:
+        said = getattr(error, "stderr", None) or error
+        logged = Path(variables[PIPES], "control.log")
+        last = logged.read_text(encoding="utf-8").splitlines()[-1:] if logged.exists() else []
+        raise UserError(f"mps: {CONTROL} failed: {' '.join([str(said).strip(), *last])}") from error

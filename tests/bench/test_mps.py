@@ -1,0 +1,116 @@
+from __future__ import annotations
+
+import os
+import stat
+from dataclasses import dataclass
+
+import pytest
+
+from bench.errors import UserError
+from bench.executors import execute, mps, processes
+from bench.executors.mps import CONTROL, PIPES, multi_process_service
+from bench.executors.processes import run_in_processes
+from bench.matrix import ExecutorPlan
+
+DAEMON = """#!/bin/sh
+echo "$@ $(cat) $CUDA_MPS_PIPE_DIRECTORY" >> "$SAID"
+"""
+
+
+@pytest.fixture
+def said(tmp_path, monkeypatch):
+    """A control program that writes down what it is told."""
+    monkeypatch.delenv(PIPES, raising=False)
+    monkeypatch.setenv("SAID", str(tmp_path / "said"))
+    return install(tmp_path, monkeypatch, DAEMON)
+
+
+def install(tmp_path, monkeypatch, script):
+    program = tmp_path / "bin" / CONTROL
+    program.parent.mkdir()
+    program.write_text(script)
+    program.chmod(program.stat().st_mode | stat.S_IXUSR)
+    monkeypatch.setenv("PATH", str(program.parent), prepend=os.pathsep)
+    return tmp_path / "said"
+
+
+def test_the_service_lives_as_long_as_the_block(said):
+    with multi_process_service() as variables:
+        assert said.read_text().split() == ["-d", variables[PIPES]]
+    assert said.read_text().splitlines()[1].split() == ["quit", variables[PIPES]]
+    assert PIPES not in os.environ, "what is timed afterwards has the GPU for itself"
+
+
+def test_it_ends_when_the_run_fails(said):
+    with pytest.raises(KeyboardInterrupt), multi_process_service():
+        raise KeyboardInterrupt
+    assert "quit" in said.read_text()
+
+
+def test_a_service_of_the_users_is_left_alone(said, monkeypatch):
+    monkeypatch.setenv(PIPES, "/run/mps")
+    with multi_process_service() as variables:
+        assert variables == {}
+    assert not said.exists()
+
+
+def test_without_the_program_the_error_says_where_it_comes_from(monkeypatch):
+    monkeypatch.delenv(PIPES, raising=False)
+    monkeypatch.setattr(mps.shutil, "which", lambda name: None)
+    with pytest.raises(UserError, match="comes with the GPU's driver"), multi_process_service():
+        pass
+
+
+def test_a_service_that_does_not_start_says_why(tmp_path, monkeypatch):
+    monkeypatch.delenv(PIPES, raising=False)
+    script = '#!/bin/sh\necho "An instance is running" > $CUDA_MPS_LOG_DIRECTORY/control.log; exit 1\n'
+    install(tmp_path, monkeypatch, script)
+    with (
+        pytest.raises(UserError, match=f"{CONTROL} failed: .*An instance is running"),
+        multi_process_service(),
+    ):
+        pass
+
+
+class Cell:
+    """A cell that says which service its process takes part in."""
+
+    def __init__(self, cell_id):
+        self.cell_id = self.name = cell_id
+
+
+@dataclass(frozen=True)
+class Made:
+    id: str
+    service: str | None
+    status: str = "done"
+
+
+def make(cell, _listener):
+    return Made(cell.cell_id, os.environ.get("CUDA_MPS_PIPE_DIRECTORY"))
+
+
+def test_the_cells_of_a_run_take_part(said, monkeypatch):
+    monkeypatch.setattr(processes, "run_watched", make)
+    cells = [Cell("a"), Cell("b")]
+    plan = ExecutorPlan(name="processes", workers=2, mps=True)
+    services = {made.service for made in execute(cells, plan, lambda event: None)}
+    assert services == {said.read_text().split()[1]}
+    plan = plan.model_copy(update={"mps": False})
+    assert {made.service for made in execute(cells, plan, lambda event: None)} == {None}
+
+
+def faulty(cell, _listener):
+    """A fault of the cell's, after which its process cannot use the GPU."""
+    from bench.executors import processes as of_this_process
+
+    lost = cell.cell_id == "faulty"
+    of_this_process.usable = lambda: not lost
+    return Made(cell.cell_id, None, "failed" if lost else "done")
+
+
+def test_a_fault_on_the_gpu_stops_no_cell_but_its_own(monkeypatch):
+    monkeypatch.setattr(processes, "run_watched", faulty)
+    cells = [Cell("faulty"), *map(Cell, "abc")]
+    found = {made.id: made.status for made in run_in_processes(cells, 1, 1, lambda event: None)}
+    assert found == {"faulty": "failed", "a": "done", "b": "done", "c": "done"}
