@@ -157,23 +157,15 @@ class RunFolder:
         return sorted(file for end in (".json", PACKED) for file in (self.path / "records").glob(f"*{end}"))
 
     def _read(self, file: Path) -> AnyRecord | None:
+        content = file.read_bytes()
         try:
-            content = file.read_bytes()
-            document = json.loads(gzip.decompress(content) if file.name.endswith(PACKED) else content)
-            written_by = document["schema_version"]
-        except (ValueError, KeyError, TypeError, EOFError, zlib.error, gzip.BadGzipFile) as error:
+            content = gzip.decompress(content) if file.name.endswith(PACKED) else content
+            record: AnyRecord = record_adapter.validate_json(content)
+        except (ValidationError, EOFError, zlib.error, gzip.BadGzipFile) as error:
+            _refuse_newer(file, _written_by(content))
             self._set_aside(file, error)
             return None
-        if isinstance(written_by, int) and written_by > SCHEMA_VERSION:
-            raise RunFolderError(
-                f"{file}: written by schema {written_by}, this version reads up to {SCHEMA_VERSION}; "
-                "update moebert-bench"
-            )
-        try:
-            record: AnyRecord = record_adapter.validate_python(document)
-        except ValidationError as error:
-            self._set_aside(file, error)
-            return None
+        _refuse_newer(file, record.schema_version)
         if record.id != file.name.partition(".")[0]:
             self._set_aside(file, ValueError(f"it holds the record {record.id}"))
             return None
@@ -192,6 +184,22 @@ class RunFolder:
 def _write_record(file: Path, record: AnyRecord) -> None:
     text = record.model_dump_json(indent=1).encode()
     write_atomically(file, gzip.compress(text, mtime=0) if file.name.endswith(PACKED) else text)
+
+
+def _written_by(content: bytes) -> object:
+    """Return the schema version of a document that is no record of today's, None where it has none."""
+    try:
+        document = json.loads(content)
+    except ValueError:
+        return None
+    return document.get("schema_version") if isinstance(document, dict) else None
+
+
+def _refuse_newer(file: Path, written_by: object) -> None:
+    if isinstance(written_by, int) and written_by > SCHEMA_VERSION:
+        raise RunFolderError(
+            f"{file}: written by schema {written_by}, this version reads up to {SCHEMA_VERSION}; update moebert-bench"
+        )
 
 
 def merge(sources: Iterable[Path], out: Path, *, models: bool = True) -> int:
@@ -233,7 +241,7 @@ def merge(sources: Iterable[Path], out: Path, *, models: bool = True) -> int:
 
 
 def copy_tries(source: Path, target: Path) -> int:
-    """Copy the records of a tuning's tries, which decide for cells wherever these are made.
+    """Copy the records of a tuning's tries, packed; they decide for cells wherever these are made.
 
     Returns:
         Their number.
@@ -253,7 +261,7 @@ def copy_tries(source: Path, target: Path) -> int:
     for record in tries:
         if record.environment in environments:
             out.write_environment(environments[record.environment])
-        out.write(record)
+        out.pack(record)
     return len(tries)
 
 
@@ -297,15 +305,29 @@ def _copy_outputs(cell_id: str, source: RunFolder, target: RunFolder, models: bo
 
 @contextmanager
 def whole_folder(path: Path) -> Iterator[Path]:
-    """Yield a temporary folder that takes the place of ``path`` when the block ends well, and vanishes otherwise."""
+    """Yield a temporary folder that takes the place of ``path`` when the block ends well, and vanishes otherwise.
+
+    Whenever it is killed, the earlier folder or the new one is there, whole: at ``path``, or for the moment between two
+    renames beside it, from where the next call brings it back.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
+    earlier = path.with_name(f".{path.name}.earlier")
+    _bring_back(earlier, path)
     temporary = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}."))
     try:
         yield temporary
         temporary.chmod(0o755)
+        shutil.rmtree(earlier, ignore_errors=True)
         if path.exists():
-            shutil.rmtree(path)
+            path.replace(earlier)
         temporary.replace(path)
+        shutil.rmtree(earlier, ignore_errors=True)
     except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)
+        _bring_back(earlier, path)
         raise
+
+
+def _bring_back(earlier: Path, path: Path) -> None:
+    if earlier.exists() and not path.exists():
+        earlier.replace(path)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import TYPE_CHECKING
@@ -14,10 +15,14 @@ if TYPE_CHECKING:
     from results.record import LatencyRecord
 
 Milliseconds = NDArray[np.float64]
-Pair = tuple[Milliseconds, Milliseconds]  # counted calls of the baseline and of the candidate in one process
+Calls = (
+    Milliseconds  # counted calls of the baseline and of the candidate in one process, ``[..., side, call]``
+)
 
 CONFIDENCE = 0.95
 RESAMPLES = 1000
+TOGETHER = 64  # timings that are resampled at once; fewer where they have many calls
+_COMPARED = 2**20  # pairs of calls of a side that are compared at once
 
 # What makes a number doubtful. The first two are those of pyperf.
 SPREAD = 0.10  # standard deviation over mean of the calls of one process
@@ -62,74 +67,135 @@ def summarise(record: LatencyRecord) -> TimingSummary:
     Raises:
         ValueError: If the record is not done, or holds calls that cannot be.
     """
-    pairs = [_counted(record, index) for index in range(len(record.repeats))]
-    if record.status != "done" or not pairs:
-        raise ValueError(
-            f"timing {record.id} is {record.status} with {len(pairs)} repeats; there is nothing to sum up"
+    return summarise_all([record])[0]
+
+
+def summarise_all(records: Sequence[LatencyRecord]) -> list[TimingSummary]:
+    """Compute the statistics of many timings, those with equally many calls together.
+
+    Raises:
+        ValueError: If a record is not done, or holds calls that cannot be.
+    """
+    counted = [_all_counted(record) for record in records]
+    by_shape: dict[tuple[int, ...], list[int]] = defaultdict(list)
+    for place, processes in enumerate(counted):
+        by_shape[tuple(calls.shape[1] for calls in processes)].append(place)
+    found: dict[int, TimingSummary] = {}
+    for shape, places in by_shape.items():
+        block = max(1, min(TOGETHER, _COMPARED // max(shape) ** 2))
+        for start in range(0, len(places), block):
+            some = places[start : start + block]
+            stacked = [np.stack(calls) for calls in zip(*(counted[place] for place in some), strict=True)]
+            found |= zip(some, _summaries([records[place] for place in some], stacked), strict=True)
+    return [found[place] for place in range(len(records))]
+
+
+def _summaries(records: Sequence[LatencyRecord], processes: Sequence[Calls]) -> Iterator[TimingSummary]:
+    """Sum up records of one shape; ``processes`` holds ``[record, side, call]`` of each process."""
+    calls = np.concatenate(processes, axis=2)
+    percentiles = np.percentile(calls, [50, 90, 99], axis=2)
+    per_second = 1000 / calls.mean(axis=2)
+    speedups, noise = _speedups(processes), _Noise.of(processes)
+    for place, record in enumerate(records):
+        (baseline_p50, p50), (baseline_p90, p90), (baseline_p99, p99) = percentiles[:, place].tolist()
+        batch = record.workload.batch_size
+        speedup, low, high = speedups[:, place].tolist()
+        yield TimingSummary(
+            p50_ms=p50,
+            p90_ms=p90,
+            p99_ms=p99,
+            throughput_per_s=batch * float(per_second[place, 1]),
+            baseline_p50_ms=baseline_p50,
+            baseline_p90_ms=baseline_p90,
+            baseline_p99_ms=baseline_p99,
+            baseline_throughput_per_s=batch * float(per_second[place, 0]),
+            speedup=speedup,
+            speedup_low=low,
+            speedup_high=high,
+            calls=calls.shape[2],
+            warnings=tuple(_warnings(record, noise, place)),
         )
-    baseline, candidate = calls = np.concatenate(pairs, axis=1)
-    speedup, low, high = _speedup(pairs)
-    (baseline_p50, baseline_p90, baseline_p99), (p50, p90, p99) = np.percentile(
-        calls, [50, 90, 99], axis=1
-    ).T.tolist()
-    return TimingSummary(
-        p50_ms=p50,
-        p90_ms=p90,
-        p99_ms=p99,
-        throughput_per_s=1000 * record.workload.batch_size / float(candidate.mean()),
-        baseline_p50_ms=baseline_p50,
-        baseline_p90_ms=baseline_p90,
-        baseline_p99_ms=baseline_p99,
-        baseline_throughput_per_s=1000 * record.workload.batch_size / float(baseline.mean()),
-        speedup=speedup,
-        speedup_low=low,
-        speedup_high=high,
-        calls=len(candidate),
-        warnings=tuple(_warnings(record, pairs)),
-    )
 
 
-def _counted(record: LatencyRecord, index: int) -> Pair:
+def _all_counted(record: LatencyRecord) -> list[Calls]:
+    if record.status != "done" or not record.repeats:
+        raise ValueError(
+            f"timing {record.id} is {record.status} with {len(record.repeats)} repeats; there is nothing to sum up"
+        )
+    return [_counted(record, index) for index in range(len(record.repeats))]
+
+
+def _counted(record: LatencyRecord, index: int) -> Calls:
+    """Return the counted calls of a process, ``[side, call]``: the baseline, then the candidate."""
     repeat = record.repeats[index]
-    baseline, candidate = np.array(repeat.baseline_ms), np.array(repeat.candidate_ms)
     where = f"timing {record.id}, repeat {index + 1}"
-    if len(baseline) != len(candidate):
-        raise ValueError(f"{where}: {len(baseline)} calls of the baseline, {len(candidate)} of the candidate")
-    if len(baseline) <= repeat.warmup:
-        raise ValueError(f"{where}: {len(baseline)} calls, and {repeat.warmup} of them are warm-up")
-    if not all(np.isfinite(side).all() and (side > 0).all() for side in (baseline, candidate)):
+    if len(repeat.baseline_ms) != len(repeat.candidate_ms):
+        counts = (
+            f"{len(repeat.baseline_ms)} calls of the baseline, {len(repeat.candidate_ms)} of the candidate"
+        )
+        raise ValueError(f"{where}: {counts}")
+    if len(repeat.baseline_ms) <= repeat.warmup:
+        raise ValueError(f"{where}: {len(repeat.baseline_ms)} calls, and {repeat.warmup} of them are warm-up")
+    calls = np.array([repeat.baseline_ms, repeat.candidate_ms])
+    if not (np.isfinite(calls) & (calls > 0)).all():
         raise ValueError(f"{where}: a call took no time, or none that is a number")
-    return baseline[repeat.warmup :], candidate[repeat.warmup :]
+    return calls[:, repeat.warmup :]
 
 
-def _speedup(pairs: list[Pair]) -> tuple[float, float, float]:
-    """Estimate the ratio of the medians and its interval.
+def _speedups(processes: Sequence[Calls]) -> Milliseconds:
+    """Estimate the ratios of the medians and their intervals, ``[ratio or end, record]``.
 
     A ratio is taken inside each process, where both sides had the same luck; the median over processes (of the
     logarithms, so that swapping the sides inverts it) keeps one unlucky process from deciding. The bootstrap draws
     processes, then calls within each: calls of one process are not independent of each other. In simulations such
     intervals hold the truth in at least 93 of 100 cases; with three processes that disagree by several per cent, in 83.
     """
-    logs = np.log([_median(baseline) / _median(candidate) for baseline, candidate in pairs])
-    resampled = np.empty((RESAMPLES, len(pairs)))
-    draws = _draws(tuple(len(baseline) for baseline, _ in pairs))
-    for (here, calls), (baseline, candidate) in zip(draws, pairs, strict=True):
-        resampled[here] = np.log(_median(baseline[calls]) / _median(candidate[calls]))
+    medians = np.stack([_median(calls) for calls in processes], axis=-1)
+    logs = np.log(medians[:, 0] / medians[:, 1])
+    resampled = np.empty((len(logs), RESAMPLES, len(processes)))
+    for calls, (here, counts) in zip(processes, _draws(tuple(p.shape[2] for p in processes)), strict=True):
+        baseline, candidate = np.moveaxis(_medians_of_draws(calls, counts), 1, 0)
+        resampled[:, here] = np.log(baseline / candidate)
     tail = (1 - CONFIDENCE) / 2
-    low, high = np.quantile(_median(resampled), [tail, 1 - tail])
-    return float(np.exp(_median(logs))), float(np.exp(low)), float(np.exp(high))
+    ends = np.quantile(_median(resampled), [tail, 1 - tail], axis=1)
+    return np.exp(np.stack([_median(logs), *ends]))
 
 
 @lru_cache(maxsize=16)
-def _draws(calls: tuple[int, ...]) -> list[tuple[NDArray[np.bool_], NDArray[np.int64]]]:
-    """Draw processes, then calls of each process: where it was drawn, and which of its calls then."""
+def _draws(calls: tuple[int, ...]) -> list[tuple[NDArray[np.bool_], NDArray[np.float32]]]:
+    """Draw processes, then calls of each: where a process was drawn, and how often each call then, ``[call, draw]``."""
     rng = np.random.default_rng(0)
     drawn = rng.integers(len(calls), size=(RESAMPLES, len(calls)))
     heres = [drawn == process for process in range(len(calls))]
-    return [
-        (here, rng.integers(count, size=(int(here.sum()), count)))
-        for here, count in zip(heres, calls, strict=True)
-    ]
+    found = []
+    for here, count in zip(heres, calls, strict=True):
+        chosen = rng.integers(count, size=(int(here.sum()), count))
+        rows = np.arange(len(chosen))[:, None]
+        counts = np.zeros(chosen.shape, dtype=np.float32)
+        np.add.at(counts, (rows, chosen), 1)
+        found.append((here, np.ascontiguousarray(counts.T)))
+    return found
+
+
+def _medians_of_draws(calls: Calls, counts: NDArray[np.float32]) -> Milliseconds:
+    """Return the median of every draw, ``[record, side, draw]``.
+
+    A draw is sorted by nobody: the calls are, once, and then how many of the draw lie up to each of them says which of
+    them stands in the middle. ``tests/results/test_timing.py`` compares it with sorting.
+
+    Args:
+        calls: ``[record, side, call]``.
+        counts: How often each call was drawn, ``[call, draw]``.
+    """
+    count = calls.shape[-1]
+    order = np.argsort(calls, axis=-1)
+    ordered = np.take_along_axis(calls, order, axis=-1)
+    ranks = np.argsort(order, axis=-1)
+    up_to = (ranks[..., None, :] <= np.arange(count)[:, None]).astype(np.float32) @ counts
+    middle = [np.count_nonzero(up_to <= before, axis=-2) for before in ((count - 1) // 2, count // 2)]
+    low, high = (np.take_along_axis(ordered, place, axis=-1) for place in middle)
+    medians: Milliseconds = (low + high) / 2
+    return medians
 
 
 def _median(values: Milliseconds) -> Milliseconds:
@@ -143,36 +209,55 @@ def _median(values: Milliseconds) -> Milliseconds:
     )
 
 
-def _warnings(record: LatencyRecord, pairs: list[Pair]) -> Iterator[str]:
+@dataclass(frozen=True)
+class _Noise:
+    """How unsteady timings were, ``[process, record, side]``; sides are the baseline, the candidate and their ratio."""
+
+    spread: Milliseconds
+    extreme: Milliseconds
+    medians: Milliseconds
+
+    @classmethod
+    def of(cls, processes: Sequence[Calls]) -> _Noise:
+        sides = [np.concatenate([calls, calls[:, :1] / calls[:, 1:]], axis=1) for calls in processes]
+        medians = np.stack([_median(calls) for calls in sides])
+        return cls(
+            spread=np.stack([_spread(calls) for calls in sides]),
+            extreme=np.stack(
+                [
+                    np.abs(calls / middle[..., None] - 1).max(axis=-1)
+                    for calls, middle in zip(sides, medians, strict=True)
+                ]
+            ),
+            medians=np.concatenate([medians[..., :2], medians[..., :1] / medians[..., 1:2]], axis=-1),
+        )
+
+
+def _warnings(record: LatencyRecord, noise: _Noise, place: int) -> Iterator[str]:
+    """Name what makes the record at this place doubtful."""
+    spread, extreme = noise.spread[:, place].max(axis=0), noise.extreme[:, place].max(axis=0)
     # at real lengths calls differ by their batch; what both sides share is no noise
-    sides = (
-        {"ratio": [baseline / candidate for baseline, candidate in pairs]}
-        if record.workload.length is None
-        else {"baseline": [pair[0] for pair in pairs], "candidate": [pair[1] for pair in pairs]}
-    )
-    for side, processes in sides.items():
-        if (worst := max(map(_spread, processes))) >= SPREAD:
-            yield f"spread: standard deviation of the {side} {worst:.0%} of its mean (threshold {SPREAD:.0%})"
-    for side, processes in sides.items():
-        if (worst := max(map(_extreme, processes))) >= EXTREMES:
-            yield f"extremes: a call of the {side} {worst:.0%} from the median (threshold {EXTREMES:.0%})"
-    medians = {
-        "baseline": [float(_median(baseline)) for baseline, _ in pairs],
-        "candidate": [float(_median(candidate)) for _, candidate in pairs],
-    }
-    medians["speed-up"] = [a / b for a, b in zip(*medians.values(), strict=True)]
-    for name, values in medians.items():
-        if (apart := max(values) / min(values) - 1) >= DISAGREEMENT:
-            yield f"repeats disagree: median {name} differs by {apart:.0%} (threshold {DISAGREEMENT:.0%})"
-    if len(pairs) < FEWEST_REPEATS:
-        yield f"too few repeats: {len(pairs)} (threshold {FEWEST_REPEATS})"
+    sides = {"ratio": 2} if record.workload.length is None else {"baseline": 0, "candidate": 1}
+    for side, number in sides.items():
+        if spread[number] >= SPREAD:
+            yield f"spread: standard deviation of the {side} {spread[number]:.0%} of its mean (threshold {SPREAD:.0%})"
+    for side, number in sides.items():
+        if extreme[number] >= EXTREMES:
+            yield f"extremes: a call of the {side} {extreme[number]:.0%} from the median (threshold {EXTREMES:.0%})"
+    medians = noise.medians[:, place]
+    apart = medians.max(axis=0) / medians.min(axis=0) - 1
+    for name, most in zip(("baseline", "candidate", "speed-up"), apart, strict=True):
+        if most >= DISAGREEMENT:
+            yield f"repeats disagree: median {name} differs by {most:.0%} (threshold {DISAGREEMENT:.0%})"
+    if len(medians) < FEWEST_REPEATS:
+        yield f"too few repeats: {len(medians)} (threshold {FEWEST_REPEATS})"
     if (load := max(max(repeat.load_average) for repeat in record.repeats) - record.threads) >= FOREIGN_LOAD:
         yield f"load average high: {load:.1f} beyond our {record.threads} thread(s) (threshold {FOREIGN_LOAD:.1f})"
 
 
-def _spread(calls: Milliseconds) -> float:
-    return float(calls.std(ddof=1) / calls.mean()) if len(calls) > 1 else 0.0
-
-
-def _extreme(calls: Milliseconds) -> float:
-    return float(np.abs(calls / _median(calls) - 1).max())
+def _spread(calls: Milliseconds) -> Milliseconds:
+    """Return the standard deviation over the mean; 0 for one call."""
+    if calls.shape[-1] == 1:
+        return np.zeros(calls.shape[:-1])
+    relative: Milliseconds = calls.std(axis=-1, ddof=1) / calls.mean(axis=-1)
+    return relative

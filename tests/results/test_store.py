@@ -3,6 +3,9 @@ from __future__ import annotations
 import json
 import logging
 import multiprocessing
+import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -250,3 +253,45 @@ def test_what_later_tuning_replaced_is_set_aside_with_its_timings(tmp_path):
 def test_merge_names_a_folder_that_is_none(tmp_path):
     with pytest.raises(RunFolderError, match="nowhere: not a run folder"):
         merge([tmp_path / "nowhere"], tmp_path / "out")
+
+
+KILLED = """
+import os, shutil, signal, sys
+from pathlib import Path
+from results.store import whole_folder
+
+step, path = int(sys.argv[1]), Path(sys.argv[2])
+def counted(act):
+    def stand_in(*args, **options):
+        global step
+        step -= 1
+        if step == 0:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return act(*args, **options)
+    return stand_in
+Path.replace, shutil.rmtree = counted(Path.replace), counted(shutil.rmtree)
+with whole_folder(path) as folder:
+    for name in ("one", "two"):
+        (folder / name).write_text("new")
+"""
+
+
+@pytest.mark.parametrize("step", range(1, 6))
+def test_a_kill_at_any_rename_or_removal_leaves_one_whole_folder(step: int, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    out.mkdir()
+    for name in ("one", "two"):
+        (out / name).write_text("old")
+    command = [sys.executable, "-c", KILLED, str(step), str(out)]
+    code = subprocess.run(command, cwd=Path(__file__).parent.parent.parent, check=False).returncode
+    assert code == (-signal.SIGKILL if step < 5 else 0)
+    places = [place for place in (out, tmp_path / ".out.earlier") if place.exists()]
+    whole = {frozenset((file.name, file.read_text()) for file in place.iterdir()) for place in places}
+    assert whole
+    assert whole <= {frozenset({("one", age), ("two", age)}) for age in ("old", "new")}
+    with (
+        pytest.raises(ZeroDivisionError),
+        whole_folder(out),
+    ):  # the next call, which fails, finds the folder again
+        raise ZeroDivisionError
+    assert {file.name for file in out.iterdir()} == {"one", "two"}

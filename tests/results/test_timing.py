@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from results.record import LatencyRecord, Repeat, WorkloadRecord
-from results.timing import summarise
+from results.timing import RESAMPLES, _draws, _medians_of_draws, summarise, summarise_all
 
 RECORDINGS = sorted((Path(__file__).parent / "recordings").glob("*.json"))
 
@@ -244,3 +244,23 @@ def test_recordings_hold_what_the_clock_promises(file: Path) -> None:
     assert summary.p50_ms <= summary.p90_ms <= summary.p99_ms
     assert summary.throughput_per_s == pytest.approx(8000 / summary.p50_ms, rel=0.5)
     assert record.repeats[0].candidate_peak_memory_bytes is not None
+
+
+@pytest.mark.parametrize("calls", [1, 2, 7, 8, 60])
+def test_the_median_of_a_draw_is_that_of_its_sorted_calls(calls: int) -> None:
+    values = np.random.default_rng(calls).integers(1, 20, (3, 2, calls)).astype(float)  # with ties
+    ((here, counts),) = _draws((calls,))
+    assert here.sum() == counts.shape[1] == RESAMPLES
+    assert (counts.sum(axis=0) == calls).all()
+    draws = [np.repeat(np.arange(calls), column.astype(int)) for column in counts.T]
+    expected = np.median(values[:, :, np.array(draws)], axis=-1)
+    assert np.array_equal(_medians_of_draws(values, counts), expected)
+
+
+def test_timings_summed_up_together_are_those_summed_up_alone() -> None:
+    random = np.random.default_rng(0)
+    records = [
+        timing(random.uniform(1, 2, (repeats, calls)), random.uniform(1, 2, (repeats, calls)), length=length)
+        for repeats, calls, length in [(3, 8, 32), (1, 1, 32), (3, 8, None), (2, 200, 32), (3, 8, 32)] * 30
+    ]
+    assert summarise_all(records) == [summarise(record) for record in records]
