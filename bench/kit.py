@@ -169,8 +169,25 @@ def _add_rows(choice: Choice, matrix: Matrix, folder: Path) -> str:
         raise UserError(f"task {task.name!r}: only tasks with a folder below a data folder can be packed")
     for role in ("train", *task.evaluation_splits):
         for file in role_files(task, role, task_folder(task, data)):
-            _copy(file, folder / "data" / Path(below).with_name(file.parent.name) / file.name)
+            _pack_rows(task, file, folder / "data" / Path(below).with_name(file.parent.name) / file.name)
     return choice.name
+
+
+def _pack_rows(task: Task, file: Path, target: Path) -> None:
+    """Write the columns that a task reads in as little space as Parquet takes."""
+    import pyarrow.parquet as pq
+
+    rows = pq.ParquetFile(file)
+    wanted = {*task.text, task.label, task.id} & set(rows.schema_arrow.names)
+    table = rows.read([name for name in rows.schema_arrow.names if name in wanted])
+    target.parent.mkdir(parents=True, exist_ok=True)
+    one_page = {
+        "data_page_size": 1 << 28,
+        "dictionary_pagesize_limit": 1 << 28,
+    }  # a context serves five questions
+    pq.write_table(
+        table, target, compression="zstd", compression_level=19, row_group_size=max(1, len(table)), **one_page
+    )
 
 
 def _add_own_task(file: Path, task: Task, folder: Path) -> str:

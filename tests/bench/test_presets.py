@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,7 @@ from synthetic import cell
 
 from bench import listing
 from bench.matrix import load_matrix, presets
-from bench.plans import cells
+from bench.plans import cells, tuned_on
 from bench.survey import Survey
 from reports.figures.ablation import sweeps
 from results.frame import from_records
@@ -27,12 +28,25 @@ TABLE_7 = {  # Zuo et al. 2022: learning rate, batch, epochs, weight decay, lamb
     "squad-v1.1": (3e-5, 32, 5, 0.01, 2),
     "squad-v2.0": (3e-5, 16, 4, 0.1, 1),
 }
-TRIES = {"glue": 7 * 3 * 4, "squad": 7 * 4}  # the teacher and six methods, on each task that is tuned on
+# The teacher and six methods, MoEBERT under four routings in the last, on each task that is tuned on.
+TRIES = {"glue": 7 * 3 * 4, "squad": 7 * 4, "h100-minilm": 10 * 4 * 4}
+SEEDED = {"h100-minilm": 7 * 5 + 2 * 3}  # tasks and seeds, where not every task has all
+PARTS = {  # files that are not whole splits, and the one that stands for each here
+    "mnli/train-part": "train",
+    "mnli/validation_mismatched-part": "validation_mismatched",
+    "qqp/train-part": "train",
+    "qqp/validation-part": "validation",
+    "qnli/train-constructed": "train",
+}
 
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_data(tmp_path_factory.mktemp("data"))
+    folder = write_data(tmp_path_factory.mktemp("data"))
+    for part, whole in PARTS.items():
+        file = folder / "glue" / f"{part}.parquet"
+        shutil.copyfile(file.with_name(f"{whole}.parquet"), file)
+    return folder
 
 
 @pytest.fixture
@@ -53,9 +67,9 @@ def test_a_preset_says_what_it_is_for_and_can_be_planned(name, survey):
     tries = [*planned.teacher_tries(), *planned.student_tries()]
     assert len(tries) == TRIES.get(name, 0)
     made = [*planned.teachers(), *planned.students()]
-    assert len(made) == (1 + len(planned.matrix.methods)) * len(planned.matrix.tasks) * len(
-        planned.matrix.seeds
-    )
+    teachers = {(plan.task.name, plan.seed) for plan in cells(planned.matrix)}
+    assert len(made) == (1 + len(planned.matrix.methods)) * len(teachers)
+    assert len(teachers) == SEEDED.get(name, len(planned.matrix.tasks) * len(planned.matrix.seeds))
     assert {cell.state for cell in made} == {"missing"}
     assert not planned.folder.path.exists()
 
@@ -68,11 +82,16 @@ def test_a_preset_says_what_it_is_for_and_can_be_planned(name, survey):
         ("ablation-sharing", {"shared_neurons": 5}),
         ("ablation-adaptation", {"adaptation": 3}),
         ("ablation-distillation", {"distill": 5}),
+        (
+            "h100-minilm-ablation",
+            {"num_experts": 4, "expert_intermediate_size": 4, "shared_neurons": 4}
+            | {"adaptation": 3, "routing": 4, "distill": 5},
+        ),
     ],
 )
 def test_the_report_of_an_ablation_draws_a_curve_for_each_of_its_axes(name, axes):
     students = [
-        cell(plan.label, seed=plan.seed, method=plan.method, config=plan.config)
+        cell(plan.label, task=plan.task.name, seed=plan.seed, method=plan.method, config=plan.config)
         for plan in cells(load_matrix(name))
     ]
     assert {sweep.knob: len(sweep.values) for sweep in sweeps(from_records(students))} == axes
@@ -107,3 +126,19 @@ def test_the_tuning_of_a_preset_is_shown():
     shown = captured.get()
     assert "tuning: 84 tries" in shown
     assert "learning_rate=5e-05, distill_weight=3.0" in shown
+
+
+def test_the_campaign_names_every_part_and_times_every_task_once():
+    matrix = load_matrix("h100-minilm")
+    plans = cells(matrix)
+    named = {
+        plan.task.name: set(plan.task.splits.values()) & {Path(part).name for part in PARTS} for plan in plans
+    }
+    assert {task for task, parts in named.items() if parts} == {"mnli", "qqp", "qnli"}
+    assert {plan.config["routing"] for plan in plans if plan.method == "moebert"} == {
+        *("hash-random", "hash-balanced", "gate-token", "gate-sentence")
+    }
+    timed = [task for plan in matrix.latency if plan.device == "auto" for task in plan.tasks]
+    assert sorted(timed) == sorted({plan.task.name for plan in plans})
+    assert matrix.tuning.max_steps <= 2000
+    assert {tuned_on(matrix, plan.task).name for plan in plans} == {"sst2", "rte", "stsb", "squad-v1.1"}
