@@ -16,7 +16,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
 from bench.errors import UserError, unknown
 from bench.validation import validated
-from results.record import Budget, HeldOut
+from results.record import Budget, Dtype, HeldOut
 
 _CHOICE = re.compile(r"^(?P<name>[^\[\]]+?)(\[(?P<options>.*)\])?$", re.DOTALL)
 _EXPONENT = re.compile(r"^[-+]?\d+(\.\d*)?[eE][-+]?\d+$")
@@ -83,6 +83,7 @@ class LatencyPlan(_Strict):
 
     Attributes:
         tasks: Whose checkpoints are timed, by name; none means all.
+        methods: Whose checkpoints are timed beside the teacher's, by name or label; none means all.
         workloads: ``batch x length`` as in ``8x128``, or ``8xreal`` for rows at their real lengths.
         runtimes: Names of registered runtimes.
         seeds: Whose checkpoints are timed; none means the first seed of the matrix.
@@ -90,12 +91,14 @@ class LatencyPlan(_Strict):
         rounds: Timed calls of each model, workload and process.
         warmup: Calls before them, kept in the record and not counted.
         threads: Of the CPU.
-        dtype: Of weights and activations.
+        dtype: Of weights and activations; ``tf32`` is fp32 whose products may round their operands.
+        workloads_at_once: Workloads that share a process, and are lost together where the run is killed.
         device: ``auto`` is the GPU where there is one.
         memory: Whether peak memory is read too, in one more process for every model.
     """
 
     tasks: tuple[str, ...] = ()
+    methods: tuple[str, ...] = ()
     workloads: tuple[str, ...] = ("1x32", "8x32")
     runtimes: tuple[str, ...] = ("eager",)
     seeds: tuple[int, ...] = ()
@@ -103,7 +106,8 @@ class LatencyPlan(_Strict):
     rounds: int = Field(default=20, ge=2)
     warmup: int = Field(default=3, ge=0)
     threads: int = Field(default=1, ge=1)
-    dtype: Literal["fp32", "bf16", "fp16"] = "fp32"
+    dtype: Dtype = "fp32"
+    workloads_at_once: int = Field(default=4, ge=1)
     device: Literal["auto", "cpu"] = "auto"
     memory: bool = True
 

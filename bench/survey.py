@@ -227,14 +227,18 @@ class Survey:
     def _check(self) -> None:
         """Refuse GPUs, runtimes and workloads that are not there before anything is trained."""
         places(self.matrix.executor)
-        tasks = [plan.task.name for plan in cells(self.matrix)]
+        plans = cells(self.matrix)
+        tasks = dict.fromkeys(plan.task.name for plan in plans)
+        named = dict.fromkeys(name for plan in plans for name in (plan.method, plan.label))
         for plan in self.matrix.latency:
             for runtime in plan.runtimes:
                 runtimes.entry(runtime)
             for workload in plan.workloads:
                 Workload.parse(workload)
             if strange := set(plan.tasks) - set(tasks):
-                raise unknown("task", min(strange), dict.fromkeys(tasks), where="latency.tasks")
+                raise unknown("task", min(strange), tasks, where="latency.tasks")
+            if strange := set(plan.methods) - set(named):
+                raise unknown("method", min(strange), named, where="latency.methods")
 
     def _load(self, task: Task, roles: Sequence[str] | None = None) -> Rows:
         checkpoints.require_room(self.checkpoint, task)

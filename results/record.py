@@ -13,6 +13,8 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 
 SCHEMA_VERSION = 1
 
+Dtype = Literal["fp32", "tf32", "bf16", "fp16"]
+
 
 def canonical_json(value: Any) -> str:
     """Write a value so that equal values give equal text."""
@@ -294,7 +296,7 @@ class LatencyRecord(_Record):
     workload: WorkloadRecord
     runtime: str
     device: str
-    dtype: str
+    dtype: Dtype
     threads: int
     repeats: list[Repeat] = []
 

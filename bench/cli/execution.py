@@ -50,7 +50,7 @@ def run(
         list[str] | None, typer.Option(help="How models are timed: `moebench ls runtimes`.")
     ] = None,
     dtype: Annotated[
-        Literal["fp32", "bf16", "fp16"] | None, typer.Option(help="In which they are timed.")
+        Literal["fp32", "tf32", "bf16", "fp16"] | None, typer.Option(help="In which they are timed.")
     ] = None,
     no_report: Annotated[
         bool, typer.Option("--no-report", help="Leave the drawing to `moebench report`.")

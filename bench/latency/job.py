@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from pydantic import TypeAdapter
 
 from bench.tasks.task import Task
-from results.record import Repeat
+from results.record import Dtype, Repeat
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -53,7 +53,7 @@ class Setting:
     task: Task
     runtime: str = "eager"
     device: str = "cpu"
-    dtype: Literal["fp32", "bf16", "fp16"] = "fp32"
+    dtype: Dtype = "fp32"
     threads: int = 1
 
 

@@ -49,7 +49,14 @@ class _Session:
         self.survey = survey
         self.plan = plan
         self.baseline = teacher
-        done = [cell.record for cell in students if cell.record and cell.record.status == "done"]
+        wanted = set(plan.methods)
+        done = [
+            cell.record
+            for cell in students
+            if cell.record
+            and cell.record.status == "done"
+            and (not wanted or wanted & {cell.plan.method, cell.plan.label})
+        ]
         self.cells = {record.id: record for record in (teacher, *done)}
         self.device = "cpu" if plan.device == "cpu" else survey.device
         self.environment = survey.folder.write_environment(environment.current())
@@ -66,7 +73,9 @@ class _Session:
             task, seed = self.baseline.task, self.baseline.identity.seed
             listener(Event("timing", f"{len(points) - len(kept)} points on {task}, seed {seed}"))
             started = now()
-            for point, timing in time_grid(self._request(), self.plan.runtimes, known=list(kept)):
+            at_once = self.plan.workloads_at_once
+            grid = time_grid(self._request(), self.plan.runtimes, known=list(kept), workloads_at_once=at_once)
+            for point, timing in grid:
                 kept[point] = self._keep(point, timing, started)
                 started = now()
         return [kept[point] for point in points]
@@ -105,7 +114,8 @@ class _Session:
     def _id(self, point: Point) -> str:
         """Identify a timing by what was timed, how, and where."""
         plan = self.plan.model_dump(
-            mode="json", exclude={"tasks", "workloads", "runtimes", "seeds", "device"}
+            mode="json",
+            exclude={"tasks", "methods", "workloads", "runtimes", "seeds", "workloads_at_once", "device"},
         )
         where = [self.environment, self.device]
         return digest([point.candidate, self.baseline.id, point.workload, point.runtime, plan, where])

@@ -31,8 +31,9 @@ if TYPE_CHECKING:
     from bench.latency.job import Setting, Status, TimedModel
     from bench.latency.runtimes import Run, Runtime
     from bench.method import Method
+    from results.record import Dtype
 
-DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+DTYPES = {"fp32": torch.float32, "tf32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 FORGOTTEN = 1.05  # a peak that was reset is what is resident now, or little more
 CORES = Path("/sys/devices/system/cpu")
 
@@ -43,6 +44,7 @@ def main(folder: Path) -> None:
     job = JOB.validate_json((folder / "job.json").read_bytes())
     torch.set_num_threads(job.setting.threads)
     torch.set_num_interop_threads(1)
+    set_precision(job.setting.dtype)
     batches = {
         workload: [
             {name: tensor.to(job.setting.device) for name, tensor in batch.items()} for batch in listed
@@ -51,6 +53,11 @@ def main(folder: Path) -> None:
     }
     answer = _time(job, batches) if isinstance(job, TimeJob) else _weigh(job, batches)
     (folder / "answer.json").write_bytes(ANSWER.dump_json(answer))
+
+
+def set_precision(dtype: Dtype) -> None:
+    """Let products of fp32 round their operands to TF32, or keep them from it."""
+    torch.set_float32_matmul_precision("high" if dtype == "tf32" else "highest")
 
 
 def _leave_with_parent() -> None:
