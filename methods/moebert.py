@@ -15,7 +15,7 @@ from torch import Tensor
 from bench.method import Method, Objective, Skip, Stage
 from methods.inputs import model_inputs
 from methods.layers import not_bert
-from moebert import MoEBertConfig, adapt, ffn_importance, grow, routing_statistics
+from moebert import MoEBertConfig, adapt, ffn_importance, grow
 from moebert.configuration import MAX_EXPERTS
 from moebert.cost import Head, count_parameters, multiply_adds
 from moebert.distillation import Layers, distillation_losses
@@ -200,7 +200,7 @@ class MoEBert(Method):
                 teacher=teacher if from_neurons else None,
                 importance=importance if from_neurons else None,
                 token_frequency=frequency,
-                load=None if hashed else routing_statistics(student, calibration).load,
+                batches=None if hashed else calibration,
             )
         student.set_experts_implementation(config.experts)
         return student

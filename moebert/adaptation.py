@@ -112,11 +112,9 @@ def assign_neurons(ranked: Tensor, config: MoEBertConfig) -> Tensor:
     experts, size, shared = config.num_experts, config.expert_size, config.shared_size
     needed, available = shared + experts * (size - shared), config.intermediate_size
     if needed > available:
-        largest = shared + (available - shared) // experts
-        least_shared = -((available - experts * size) // (experts - 1)) if experts > 1 else shared
         raise ValueError(
             f"{experts} experts of {size} neurons of which {shared} are shared need {needed} neurons and there are "
-            f"{available}; expert_intermediate_size up to {largest} fits, or shared_neurons from {least_shared} up"
+            f"{available}; what fits: {_what_fits(experts, size, shared, available)}"
         )
     common = ranked[:, None, :shared].expand(-1, experts, -1)
     own = ranked[:, shared:needed].reshape(len(ranked), size - shared, experts).transpose(1, 2)
@@ -165,6 +163,19 @@ def fresh_model(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.routing_seed)
         return student_class(config)
+
+
+def _what_fits(experts: int, size: int, shared: int, available: int) -> str:
+    """List the single changes that leave neurons enough, or the change of both sizes where there is none."""
+    fits = []
+    largest = shared + (available - shared) // experts
+    if largest >= max(shared, 1):
+        fits.append(f"expert_intermediate_size up to {largest}")
+    if experts > 1 and size <= available:
+        fits.append(f"shared_neurons from {-((available - experts * size) // (experts - 1))} up")
+    if size > shared and available >= size:
+        fits.append(f"num_experts up to {(available - shared) // (size - shared)}")
+    return ", or ".join(fits) or f"expert_intermediate_size and shared_neurons up to {available}"
 
 
 def _student_class(teacher: PreTrainedModel) -> type[MoEBertPreTrainedModel]:

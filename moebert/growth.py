@@ -1,7 +1,7 @@
 """Give a trained MoEBERT more experts at the same active compute.
 
 Every new expert takes over half of the tokens of the expert that is busiest by then: half of its token ids under a
-hash, about half of what it wins under a gate, by a row beside its own. Nothing that an old expert holds changes.
+hash, about half of what it wins under a gate (``gate_growth``). Nothing that an old expert holds changes.
 """
 
 from __future__ import annotations
@@ -13,9 +13,12 @@ import torch
 
 from moebert.adaptation import check_same_shape, copy_neurons, expert_layers, fresh_model, rank_neurons
 from moebert.configuration import MAX_EXPERTS
+from moebert.gate_growth import gate_inputs, split_gates
 from moebert.importance import dense_layers
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
     from torch import Tensor
     from transformers import PreTrainedModel
 
@@ -31,7 +34,7 @@ def grow(
     teacher: PreTrainedModel | None = None,
     importance: Tensor | None = None,
     token_frequency: Tensor | None = None,
-    load: Tensor | None = None,
+    batches: Iterable[Mapping[str, Tensor]] | None = None,
     perturbation: float = 0.01,
 ) -> MoEBertPreTrainedModel:
     """Return a copy of a student with more experts in each layer; a token still visits one.
@@ -46,7 +49,8 @@ def grow(
         importance: ``[layers, intermediate_size]``, from ffn_importance.
         token_frequency: ``[vocabulary]``, counts of training tokens: how busy the experts of a hash are.
             None: every id counts as much.
-        load: ``[layers, experts]``, from routing_statistics: how busy the experts of a gate are. None: equally.
+        batches: Of training data: how busy the experts of a gate are, and how their tokens differ.
+            None: tokens are drawn as the LayerNorm before the gate spreads them, so real ones may part unevenly.
         perturbation: Noise on a copy's matrices, relative to their standard deviation.
 
     Raises:
@@ -58,8 +62,8 @@ def grow(
     if (teacher is None) != (importance is None):
         raise ValueError("give teacher and importance together, or neither")
     hashed = student.config.routing.startswith("hash")
-    if (load if hashed else token_frequency) is not None:
-        measure = "token_frequency" if hashed else "load"
+    if (batches if hashed else token_frequency) is not None:
+        measure = "token_frequency" if hashed else "batches"
         raise ValueError(f"routing {student.config.routing!r} tells how busy experts are by {measure} alone")
     config = deepcopy(student.config)
     config.num_experts = num_experts
@@ -70,7 +74,8 @@ def grow(
     if hashed:
         parents = _split_ids(grown.base_model.router.table, old, num_experts, token_frequency)
     else:
-        parents = _split_gates(grown, old, num_experts, load, generator)
+        inputs = [] if batches is None else gate_inputs(student, batches)
+        parents = split_gates(grown, old, inputs, generator)
     if teacher is None or importance is None:
         for experts, copied in zip(expert_layers(grown), parents, strict=True):
             _copy_experts(experts, copied, old, perturbation, generator)
@@ -114,32 +119,6 @@ def _split_ids(table: Tensor, old: int, new: int, token_frequency: Tensor | None
     return parents
 
 
-def _split_gates(
-    grown: MoEBertPreTrainedModel, old: int, new: int, load: Tensor | None, generator: torch.Generator
-) -> list[list[int]]:
-    """Give each new expert a gate row beside that of the busiest expert, so that about half of its tokens change over.
-
-    Returns:
-        The expert whose row each new one took, by layer.
-    """
-    config = grown.config
-    loads = torch.ones(config.num_hidden_layers, old) if load is None else load
-    if tuple(loads.shape) != (config.num_hidden_layers, old):
-        raise ValueError(f"load has shape {list(loads.shape)}; it needs [{config.num_hidden_layers}, {old}]")
-    parents: list[list[int]] = []
-    for layer, shares in zip(grown.base_model.encoder.layer, loads.tolist(), strict=True):
-        parents.append([])
-        for expert in range(old, new):
-            busiest = shares.index(max(shares))
-            shares[busiest] /= 2
-            shares.append(shares[busiest])
-            rows = layer.gate.weight
-            noise = torch.randn(rows.shape[1], generator=generator).to(rows)
-            rows[expert] = rows[busiest] + config.initializer_range * noise
-            parents[-1].append(busiest)
-    return parents
-
-
 def _copy_experts(
     experts: MoEBertExperts, copied: list[int], old: int, perturbation: float, generator: torch.Generator
 ) -> None:
@@ -165,9 +144,11 @@ def _free_neurons(experts: MoEBertExperts, ranked: Tensor, old: int, shared: int
     new, own = len(experts.neuron_indices) - old, held.shape[1] - shared
     free = ranked[~torch.isin(ranked, held)]
     if new * own > len(free):
+        most = len(free) // own
+        fits = f"up to {most} new experts fit, or any number" if most else "any number fits"
         raise ValueError(
             f"{new} new experts need {new * own} neurons that no expert holds and {len(free)} are left; "
-            f"up to {len(free) // own} new experts fit, or any number without teacher and importance"
+            f"{fits} without teacher and importance"
         )
     dealt = free[: new * own].view(own, new).t()
     return torch.cat([held[0, :shared].expand(new, -1), dealt], dim=1)

@@ -1,10 +1,11 @@
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import BertConfig, BertForMaskedLM
 
@@ -220,29 +221,66 @@ def test_an_unknown_strategy_is_refused(make_teacher: Any) -> None:
         adapt(teacher, config_of(teacher), strategy="best")  # type: ignore[arg-type]
 
 
-@given(experts=st.integers(2, 9), size=st.integers(2, 40), data=st.data())
-def test_too_few_neurons_is_an_error_and_what_it_offers_fits_exactly(
-    experts: int, size: int, data: Any
+OFFER = re.compile(r"(num_experts|expert_intermediate_size|shared_neurons) (up to|from) (\d+)")
+
+
+def refusal(neurons: int, sizes: dict[str, int]) -> str | None:
+    """Return what is said against cutting a layer of so many neurons, None if it can be cut."""
+    try:
+        config = MoEBertConfig(num_hidden_layers=1, intermediate_size=neurons, **sizes)
+        assert assign_neurons(torch.arange(neurons)[None], config).max() < neurons
+    except ValueError as error:
+        return str(error)
+    return None
+
+
+@settings(max_examples=300)
+@given(
+    neurons=st.integers(1, 40), experts=st.integers(1, 9), size=st.integers(1, 60), shared=st.integers(0, 60)
+)
+def test_whatever_an_error_offers_fits_and_one_more_does_not(
+    neurons: int, experts: int, size: int, shared: int
 ) -> None:
-    shared = data.draw(st.integers(0, size - 1))
+    sizes = {"num_experts": experts, "expert_intermediate_size": size, "shared_neurons": shared}
+    said = refusal(neurons, sizes)
     needed = shared + experts * (size - shared)
-    neurons = data.draw(st.integers(min(max(size, experts), needed - 1), needed - 1))
+    assert (said is None) == (shared <= size and needed <= neurons)
+    if said is None or shared > size:
+        assert said is None or f"an expert of {size} neurons can share 0 to {size}" in said
+        return
+    assert f"need {needed} neurons and there are {neurons}" in said
+    if "expert_intermediate_size and shared_neurons up to" in said:
+        both = ("expert_intermediate_size", "shared_neurons")
+        assert refusal(neurons, sizes | dict.fromkeys(both, neurons)) is None
+        assert refusal(neurons, sizes | dict.fromkeys(both, neurons + 1)) is not None
+        return
+    offers = [(name, 1 if way == "up to" else -1, int(value)) for name, way, value in OFFER.findall(said)]
+    assert offers, said
+    for name, direction, value in offers:
+        assert refusal(neurons, sizes | {name: value}) is None, f"{said}: {name}={value} does not fit"
+        beyond = refusal(neurons, sizes | {name: value + direction})
+        assert beyond is not None, f"{said}: {name}={value + direction} fits too"
 
-    def config(**changes: int) -> MoEBertConfig:
-        sizes = {"expert_intermediate_size": size, "shared_neurons": shared} | changes
-        return MoEBertConfig(num_hidden_layers=1, intermediate_size=neurons, num_experts=experts, **sizes)
 
-    ranked = torch.arange(neurons)[None]
-    with pytest.raises(ValueError, match=f"need {needed} neurons and there are {neurons}") as error:
-        assign_neurons(ranked, config())
-    words = str(error.value).split()
-    largest = int(words[words.index("fits,") - 1])
-    least_shared = int(words[words.index("shared_neurons") + 2])
-    assign_neurons(ranked, config(expert_intermediate_size=largest))
-    assign_neurons(ranked, config(shared_neurons=least_shared))
-    for too_much in ({"expert_intermediate_size": largest + 1}, {"shared_neurons": least_shared - 1}):
-        with pytest.raises(ValueError, match="neurons"):
-            assign_neurons(ranked, config(**too_much))
+@pytest.mark.parametrize(
+    ("neurons", "experts", "size", "shared", "fits"),
+    [
+        (48, 1, 60, 8, "expert_intermediate_size up to 48"),
+        (48, 4, 60, 8, "expert_intermediate_size up to 18"),
+        (48, 4, 60, 50, "expert_intermediate_size and shared_neurons up to 48"),
+        (48, 1, 60, 60, "expert_intermediate_size and shared_neurons up to 48"),
+        (
+            *(48, 4, 24, 8),
+            "expert_intermediate_size up to 18, or shared_neurons from 16 up, or num_experts up to 2",
+        ),
+        (3, 4, 1, 0, "shared_neurons from 1 up, or num_experts up to 3"),
+    ],
+)
+def test_an_error_offers_only_what_fits(
+    neurons: int, experts: int, size: int, shared: int, fits: str
+) -> None:
+    sizes = {"num_experts": experts, "expert_intermediate_size": size, "shared_neurons": shared}
+    assert str(refusal(neurons, sizes)).endswith(f"what fits: {fits}")
 
 
 def test_a_configuration_of_another_shape_is_refused(make_teacher: Any) -> None:

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from moebert import MoEBertConfig, adapt, ffn_importance, grow, routing_statistics
 from moebert.adaptation import expert_layers
+from moebert.gate_growth import gate_inputs
 
 
 def stacked(model: Any) -> list[dict[str, Tensor]]:
@@ -115,17 +116,86 @@ def test_with_a_teacher_new_experts_take_the_most_important_free_neurons(make_te
         assert torch.equal(experts.layernorm_bias[4], dense.output.LayerNorm.bias)
 
 
-def test_a_new_gate_row_wins_tokens_of_the_busiest_expert(
+def test_a_new_gate_row_parts_the_tokens_of_the_busiest_expert(
     make_student: Any, make_batch: Any, gate_routing: str
 ) -> None:
-    student, batches = make_student(gate_routing), [make_batch(batch=64)]
-    load = routing_statistics(student, batches).load
-    grown = grow(student, num_experts=5, load=load)
-    for layer, shares in enumerate(load):
+    student, batches = make_student(gate_routing), [make_batch(batch=64), make_batch(batch=64, length=7)]
+    before = routing_statistics(student, batches).load
+    grown = grow(student, num_experts=5, batches=batches)
+    after = routing_statistics(grown, batches).load[0]  # below, other layers see other inputs than before
+    busiest = int(before[0].argmax())
+    assert 0.25 < 1 - after[busiest] / before[0, busiest] < 0.75
+    for layer, shares in enumerate(before):
         rows = grown.bert.encoder.layer[layer].gate.weight
-        distance = (rows[:4] - rows[4]).norm(dim=1)
-        assert distance.argmin() == shares.argmax()
-    assert (routing_statistics(grown, batches).load[0, 4] > 0.05).all()
+        assert (rows[:4] - rows[4]).norm(dim=1).argmin() == shares.argmax()
+
+
+def winning_probability(model: Any, batch: dict[str, Tensor]) -> float:
+    logits = model(**batch).router_logits[0]
+    return float(logits.detach().softmax(-1).amax(-1).mean())
+
+
+def test_a_new_gate_row_keeps_the_winning_probability_where_a_like_one_would_shrink_it(
+    make_student: Any, make_batch: Any, gate_routing: str
+) -> None:
+    student, batch = make_student(gate_routing), make_batch(batch=64)
+    grown = grow(student, num_experts=5, batches=[batch])
+    before, after = winning_probability(student, batch), winning_probability(grown, batch)
+    gate, busiest = (
+        grown.bert.encoder.layer[0].gate,
+        int(routing_statistics(student, [batch]).load[0].argmax()),
+    )
+    with torch.no_grad():
+        gate.weight[4] = gate.weight[busiest]
+    assert abs(after / before - 1) < 0.1
+    assert winning_probability(grown, batch) < 0.85 * before
+
+
+def test_without_batches_the_tokens_are_drawn_as_the_layer_norm_spreads_them(
+    make_student: Any, gate_routing: str
+) -> None:
+    student = make_student(gate_routing)
+    layer, generator = student.bert.encoder.layer[0], torch.Generator().manual_seed(1)
+    norm = layer.attention.output.LayerNorm
+    drawn = torch.randn(5000, 16, generator=generator, dtype=torch.float64) * norm.weight + norm.bias
+    busiest = torch.bincount((drawn @ layer.gate.weight.t()).argmax(1), minlength=4).argmax()
+    rows = grow(student, num_experts=5).bert.encoder.layer[0].gate.weight
+    assert (rows[:4] - rows[4]).norm(dim=1).argmin() == busiest
+    moved = ((drawn @ rows.t()).argmax(1) == 4).double().mean()
+    assert 0.05 < moved < 0.6
+
+
+def test_the_sample_of_gate_inputs_is_even_and_bounded(
+    make_student: Any, make_batch: Any, gate_routing: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    student, batches = make_student(gate_routing).train(), [make_batch() for _ in range(30)]
+    everything = gate_inputs(student, batches)
+    assert student.training
+    expected = sum(int(batch["attention_mask"].sum()) for batch in batches)
+    assert len(everything[0]) == (30 * 6 if gate_routing == "gate-sentence" else expected)
+    winners = (everything[0] @ student.bert.encoder.layer[0].gate.weight.t()).argmax(1)
+    if gate_routing == "gate-token":
+        counts = routing_statistics(student, batches).load[0] * expected
+        torch.testing.assert_close(torch.bincount(winners, minlength=4).double(), counts)
+    monkeypatch.setattr("moebert.gate_growth.SAMPLE", 25)
+    sample = gate_inputs(student, batches)
+    assert 25 <= len(sample[0]) <= 50 + len(everything[0]) // 30
+    rows = {tuple(row.tolist()) for row in everything[2]}
+    assert all(tuple(row.tolist()) in rows for row in sample[2])
+
+
+@pytest.mark.parametrize(
+    ("batches", "said"),
+    [
+        ([], "batches are empty"),
+        ([{"input_ids": torch.tensor([[5]])}], "tokens are all alike: give batches of more and other tokens"),
+    ],
+)
+def test_too_few_tokens_for_a_gate_are_refused(
+    make_student: Any, gate_routing: str, batches: list[dict[str, Tensor]], said: str
+) -> None:
+    with pytest.raises(ValueError, match=said):
+        grow(make_student(gate_routing), num_experts=5, batches=batches)
 
 
 def test_growing_is_repeatable(make_student: Any, routing: str) -> None:
@@ -151,7 +221,12 @@ def test_too_few_free_neurons_are_refused_with_what_fits(make_teacher: Any) -> N
         ValueError, match="8 new experts need 32 neurons that no expert holds and 24 are left; up to 6 new"
     ):
         grow(student, num_experts=12, teacher=teacher, importance=importance)
-    grow(student, num_experts=10, teacher=teacher, importance=importance)
+    grown = grow(student, num_experts=10, teacher=teacher, importance=importance)
+    with pytest.raises(
+        ValueError, match="1 new experts need 4 neurons that no expert holds and 0 are left; any number fits"
+    ):
+        grow(grown, num_experts=11, teacher=teacher, importance=importance)
+    grow(grown, num_experts=11)
 
 
 def test_a_teacher_without_importance_is_refused(make_student: Any, make_teacher: Any) -> None:
@@ -159,29 +234,16 @@ def test_a_teacher_without_importance_is_refused(make_student: Any, make_teacher
         grow(make_student("hash-random"), num_experts=6, teacher=make_teacher())
 
 
-@pytest.mark.parametrize(
-    ("routing_name", "option", "said"),
-    [
-        (
-            "hash-random",
-            {"token_frequency": torch.ones(5)},
-            r"token_frequency has shape \[5\]; it needs \[97\]",
-        ),
-        ("gate-token", {"load": torch.ones(3, 5)}, r"load has shape \[3, 5\]; it needs \[3, 4\]"),
-    ],
-)
-def test_loads_of_the_wrong_shape_are_refused(
-    make_student: Any, routing_name: str, option: dict[str, Tensor], said: str
-) -> None:
-    with pytest.raises(ValueError, match=said):
-        grow(make_student(routing_name), num_experts=6, **option)
+def test_a_token_frequency_of_the_wrong_shape_is_refused(make_student: Any) -> None:
+    with pytest.raises(ValueError, match=r"token_frequency has shape \[5\]; it needs \[97\]"):
+        grow(make_student("hash-random"), num_experts=6, token_frequency=torch.ones(5))
 
 
 @pytest.mark.parametrize(
     ("routing_name", "option", "said"),
     [
-        ("hash-random", {"load": torch.ones(3, 4)}, "by token_frequency alone"),
-        ("gate-token", {"token_frequency": torch.ones(97)}, "by load alone"),
+        ("hash-random", {"batches": []}, "by token_frequency alone"),
+        ("gate-token", {"token_frequency": torch.ones(97)}, "by batches alone"),
     ],
 )
 def test_a_measure_that_would_be_ignored_is_refused(
