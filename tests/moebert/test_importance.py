@@ -122,6 +122,23 @@ def test_bfloat16_keeps_the_order_of_magnitude(make_teacher: Any, make_batch: An
     assert relative_error(ffn_importance(model.bfloat16(), [batch]), expected) < 0.1
 
 
+@pytest.mark.gpu
+@pytest.mark.parametrize("autocast", [False, True], ids=["weights", "autocast"])
+def test_bfloat16_on_cuda_against_the_loop_in_double_precision(
+    make_teacher: Any, make_batch: Any, head: str, autocast: bool
+) -> None:
+    model, batch = make_teacher(head), make_batch(head, batch=32)
+    expected = importance_by_loop(model, batch)
+    on_gpu = model.to("cuda", torch.float32 if autocast else torch.bfloat16)
+    with torch.autocast("cuda", torch.bfloat16, enabled=autocast):
+        found = ffn_importance(on_gpu, [batch])
+    assert found.dtype == torch.float64
+    assert found.device.type == "cpu"
+    assert relative_error(found, expected) < 0.1
+    kept = [set(scores.topk(12).indices.tolist()) for scores in (*found, *expected)]
+    assert all(len(ours & theirs) >= 9 for ours, theirs in zip(kept[:3], kept[3:], strict=True))
+
+
 def test_no_batch_is_an_error(make_teacher: Any) -> None:
     with pytest.raises(ValueError, match="training batches"):
         ffn_importance(make_teacher(), [])
