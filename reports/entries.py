@@ -101,6 +101,20 @@ class Table:
             (self.groups.get(start), self.rows[start:end]) for start, end in zip(starts, ends, strict=True)
         ]
 
+    def with_text(self, search: str) -> Table:
+        """Return the table with the rows, or whole blocks by their title, that contain a text, whatever its case."""
+        rows: list[tuple[Entry, ...]] = []
+        groups: dict[int, Group] = {}
+        for group, block in self.blocks():
+            titled = group is not None and search.lower() in group.title.lower()
+            kept = [
+                row for row in block if titled or any(search.lower() in entry.text.lower() for entry in row)
+            ]
+            if group is not None and kept:
+                groups[len(rows)] = group
+            rows += kept
+        return replace(self, rows=tuple(rows), groups=groups)
+
     def notes(self) -> dict[str, str]:
         """Return the distinct notes with their letters, in the order of reading."""
         distinct = dict.fromkeys(entry.note for row in self.rows for entry in row if entry.note)

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from bench.redrawing import redrawn
 from reports.figures import FIGURES
 
 ROOT = Path(__file__).parent.parent
@@ -19,6 +20,12 @@ def test_links_and_pictures_lead_somewhere(document):
     targets = re.findall(r"\]\(([^)#:]+)[)#]", text) + re.findall(r'src="([^":]+)"', text)
     missing = [target for target in targets if not (document.parent / target).exists()]
     assert missing == []
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
+def test_numbers_are_what_their_commands_print(document):
+    text = document.read_text(encoding="utf-8")
+    assert redrawn(text, ROOT) == text, f"moebench redraw docs/{document.name}"
 
 
 def test_every_figure_and_every_table_of_the_gallery_is_explained():

@@ -7,7 +7,7 @@ import sys
 
 from rich.logging import RichHandler
 
-from bench.cli import execution, inspection, records, scaffolding  # noqa: F401 - each registers its commands
+from bench.cli import documents, execution, inspection, records, scaffolding  # noqa: F401 - each registers its commands
 from bench.cli.shell import app, error_console
 from bench.errors import UserError
 from results.errors import FrameError, RunFolderError

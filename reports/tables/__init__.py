@@ -23,4 +23,20 @@ TABLES: tuple[Callable[[Frame], list[Table]], ...] = (
     cost_tables,
 )
 
-__all__ = ["TABLES", "main_table"]
+
+def find_table(frame: Frame, name: str) -> Table:
+    """Return one table of a report.
+
+    Raises:
+        ValueError: Where the report of this frame has no table of that name.
+    """
+    there = []
+    for draw_tables in (lambda frame: [main_table(frame)], *TABLES):
+        for table in draw_tables(frame):
+            if table.name == name:
+                return table
+            there.append(table.name)
+    raise ValueError(f"no table {name!r}; there: {', '.join(there)}")
+
+
+__all__ = ["TABLES", "find_table", "main_table"]
