@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -138,7 +139,14 @@ def test_the_campaign_names_every_part_and_times_every_task_once():
     assert {plan.config["routing"] for plan in plans if plan.method == "moebert"} == {
         *("hash-random", "hash-balanced", "gate-token", "gate-sentence")
     }
-    timed = [task for plan in matrix.latency if plan.device == "auto" for task in plan.tasks]
-    assert sorted(timed) == sorted({plan.task.name for plan in plans})
+    timed = Counter(
+        (task, workload)
+        for plan in matrix.latency
+        if plan.device == "auto"
+        for task in plan.tasks
+        for workload in plan.workloads
+    )
+    assert set(timed.values()) == {1}
+    assert Counter(task for task, _ in timed) == dict.fromkeys({plan.task.name for plan in plans}, 8)
     assert matrix.tuning.max_steps <= 2000
     assert {tuned_on(matrix, plan.task).name for plan in plans} == {"sst2", "rte", "stsb", "squad-v1.1"}
