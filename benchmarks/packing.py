@@ -25,8 +25,9 @@ import torch
 import yaml
 
 METHODS = ["finetune", "distilbert", "tinybert", "prune-structured", "prune-magnitude", "moebert"]
+ALONE = "one at a time"
 WAYS = {
-    "one at a time": ["--cells-per-gpu", "1"],
+    ALONE: ["--cells-per-gpu", "1"],
     "four side by side": ["--cells-per-gpu", "4", "--mps"],
     "four in turns": ["--cells-per-gpu", "4"],
 }
@@ -37,11 +38,10 @@ def main() -> None:
     """Run the matrix into fresh folders, the cells packed and one after another."""
     options = parse()
     runs = {}
-    for name, words in WAYS.items():
-        runs[name] = run(options, words)
+    for name in dict.fromkeys([ALONE, *options.ways]):
+        runs[name] = run(options, WAYS[name])
         print(f"{name}: {json.dumps(runs[name])}", flush=True)
-    alone = runs["one at a time"]["students"]
-    faster = {name: alone / seconds["students"] for name, seconds in runs.items()}
+    faster = {name: runs[ALONE]["students"] / seconds["students"] for name, seconds in runs.items()}
     print(
         json.dumps(
             {
@@ -68,6 +68,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--task", default="rotten-tomatoes")
     parser.add_argument("--data", help="folder of Parquet files, for tasks that are read from one")
     parser.add_argument("--epochs", type=float, default=3)
+    parser.add_argument("--ways", nargs="+", choices=WAYS, default=[*WAYS], help="beside one at a time")
     return parser.parse_args()
 
 
