@@ -86,6 +86,8 @@ def triton_experts(
 ) -> Tensor:
     """Run all experts on ``[tokens, hidden]``; see the contract, but for the activation, which is a name."""
     settings = Settings(weights.norm_eps, activation, dropout, product_dtype(tokens))
+    if dispatch.probability is not None:  # kernels know no strides; one row's may be one element, repeated
+        dispatch = dispatch._replace(probability=dispatch.probability.contiguous())
     tensors = (tokens, dispatch.probability, *weights[:-1])
     if torch.is_grad_enabled() and any(tensor is not None and tensor.requires_grad for tensor in tensors):
         outputs: Tensor = _Experts.apply(settings, *dispatch[:-1], *tensors)  # type: ignore[no-untyped-call]

@@ -63,6 +63,15 @@ def add_norm(x: Tensor, bias: Tensor, residual: Tensor, norm: Norm) -> Tensor:
     return norm(x + bias + residual)
 
 
+def add_norm_sorted(x: Tensor, bias: Tensor, residual: Tensor, norm: Norm, order: Tensor) -> Tensor:
+    """Compute the same and take its rows in the given order ``[tokens]``."""
+    if has_kernels(x) and not needs_gradients(x, bias, residual, *norm[:2]):
+        from moebert.lean import triton_fused
+
+        return triton_fused.add_norm_sorted(x, bias, residual, norm, order)
+    return add_norm(x, bias, residual, norm).index_select(0, order)
+
+
 def bias_gelu(x: Tensor, bias: Tensor) -> Tensor:
     """Compute ``gelu(x + bias)`` of ``[tokens, size]``; the exact one, by the normal distribution function."""
     if has_kernels(x):

@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.nn import functional as F  # noqa: N812
 
 from moebert.lean.attention import attend
-from moebert.lean.fused import Norm, add_norm, bias_gelu
+from moebert.lean.fused import Norm, add_norm, add_norm_sorted, bias_gelu
 
 if TYPE_CHECKING:
     from moebert.lean.stream import Stream
@@ -53,8 +53,16 @@ class Attention(NamedTuple):
 
     def __call__(self, x: Tensor, stream: Stream) -> Tensor:
         """Run ``[tokens, hidden]``."""
+        return add_norm(self.product(x, stream), self.out_bias, x, self.norm)
+
+    def in_order(self, x: Tensor, stream: Stream, order: Tensor) -> Tensor:
+        """Run ``[tokens, hidden]``, and give the rows back in another order."""
+        return add_norm_sorted(self.product(x, stream), self.out_bias, x, self.norm, order)
+
+    def product(self, x: Tensor, stream: Stream) -> Tensor:
+        """Return what bias and residual are to be added to, ``[tokens, hidden]``."""
         attended = attend(F.linear(x, self.weight, self.bias), self.heads, self.size, stream)
-        return add_norm(F.linear(attended, self.out), self.out_bias, x, self.norm)
+        return F.linear(attended, self.out)
 
 
 class FeedForward(NamedTuple):

@@ -7,43 +7,27 @@ no dropout, so it serves inference, evaluation and frozen teachers.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor, nn
-from torch.nn import functional as F  # noqa: N812
+from torch import Tensor
 from transformers.modeling_outputs import (
     BaseModelOutputWithPooling,
     QuestionAnsweringModelOutput,
     SequenceClassifierOutput,
 )
 
-from moebert.experts import Dispatch, sort_by_expert
-from moebert.layers import MoEBertExperts
+from moebert.experts import sort_by_expert
 from moebert.lean.compatibility import why_not_lean
+from moebert.lean.experts import Experts
 from moebert.lean.fused import Embeddings, Norm, embed
 from moebert.lean.layers import Attention, FeedForward
-from moebert.routing import Gate, winners
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
     from transformers.utils.generic import ModelOutput
 
     from moebert.lean.stream import Stream
-
-
-class Experts(NamedTuple):
-    """A MoEBERT layer's feed-forward network; without a gate a hash routes all layers at once."""
-
-    experts: MoEBertExperts
-    gate: Gate | None
-
-    def __call__(self, x: Tensor, stream: Stream, dispatch: Dispatch | None) -> Tensor:
-        """Run ``[tokens, hidden]``."""
-        if self.gate is not None:
-            dispatch = _dispatch_by_gate(self.gate, x, stream)
-        outputs: Tensor = self.experts(x, dispatch)
-        return outputs
 
 
 class LeanModel:
@@ -102,30 +86,14 @@ class LeanModel:
         if self.router is not None:
             dispatch = sort_by_expert(self.router(stream.input_ids), self.model.config.num_experts)
         for index, (attention, feed_forward) in enumerate(self.layers):
-            hidden = attention(hidden, stream)
             if isinstance(feed_forward, FeedForward):
-                hidden = feed_forward(hidden)
+                hidden = feed_forward(attention(hidden, stream))
+            elif dispatch is None:
+                hidden = feed_forward.by_gate(attention(hidden, stream), stream)
             else:
-                own = None if dispatch is None else dispatch.layer(index)
-                hidden = feed_forward(hidden, stream, own)
+                hidden = feed_forward.by_hash(attention, hidden, stream, dispatch.layer(index))
         return hidden
 
 
-def _feed_forward(layer: nn.Module) -> FeedForward | Experts:
-    experts: Any = getattr(layer, "experts", None)
-    if experts is None:
-        return FeedForward.of(layer)
-    gate: Any = layer.gate
-    return Experts(experts, gate)
-
-
-def _dispatch_by_gate(gate: Gate, x: Tensor, stream: Stream) -> Dispatch:
-    """Choose the expert of each token, or of each row for all of its tokens; the balance loss is left out."""
-    x = x.to(gate.weight.dtype)
-    if gate.per_sentence:
-        x = stream.padded(x).sum(1) / stream.lengths.unsqueeze(1).to(x.dtype)
-    _, probability, expert_ids = winners(F.linear(x, gate.weight))
-    if gate.per_sentence:
-        row = stream.cells // stream.layout.length
-        probability, expert_ids = probability[row], expert_ids[row]
-    return sort_by_expert(expert_ids, len(gate.weight))._replace(probability=probability)
+def _feed_forward(layer: Any) -> FeedForward | Experts:
+    return Experts(layer.experts, layer.gate) if hasattr(layer, "experts") else FeedForward.of(layer)

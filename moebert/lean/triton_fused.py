@@ -21,7 +21,7 @@ def embed(input_ids: Tensor, token_type_ids: Tensor, position_ids: Tensor, table
     outputs = tables.words.new_empty(tokens, hidden)
     if tokens:
         ids = (input_ids, token_type_ids, position_ids)
-        grid, cut = _whole_rows(tokens, hidden)
+        grid, cut = whole_rows(tokens, hidden)
         kernels.embed_kernel[grid](
             *ids, *tables[:3], *tables.norm[:2], outputs, tokens, hidden, tables.norm.eps, **cut
         )
@@ -35,6 +35,12 @@ def add_norm(x: Tensor, bias: Tensor, residual: Tensor, norm: Norm) -> Tensor:
         outputs: Tensor = _AddNorm.apply(*tensors, norm.eps)  # type: ignore[no-untyped-call]
         return outputs
     return _add_norm(*tensors, norm.eps)
+
+
+def add_norm_sorted(x: Tensor, bias: Tensor, residual: Tensor, norm: Norm, order: Tensor) -> Tensor:
+    """Compute the same with its rows in another order, which costs nothing; not differentiable."""
+    x, residual = x.contiguous(), residual.contiguous()
+    return _add_norm(x, bias, residual, norm.weight, norm.bias, norm.eps, order=order)
 
 
 def bias_gelu(x: Tensor, bias: Tensor) -> Tensor:
@@ -91,13 +97,15 @@ def _add_norm(
     norm_bias: Tensor,
     eps: float,
     kept: tuple[Tensor, Tensor, Tensor] | None = None,
+    order: Tensor | None = None,
 ) -> Tensor:
     outputs = torch.empty_like(x)
     if len(x):
-        grid, cut = _whole_rows(*x.shape)
-        rest = kept or (outputs,) * 3
+        grid, cut = whole_rows(*x.shape)
+        rest = kept or (None,) * 3
+        cut |= {"KEEP": kept is not None, "SORTED": order is not None}
         kernels.add_norm_kernel[grid](
-            x, bias, residual, weight, norm_bias, outputs, *rest, *x.shape, eps, KEEP=kept is not None, **cut
+            x, bias, residual, order, weight, norm_bias, outputs, *rest, *x.shape, eps, **cut
         )
     return outputs
 
@@ -110,7 +118,7 @@ def _bias_gelu(x: Tensor, bias: Tensor) -> Tensor:
     return outputs
 
 
-def _whole_rows(tokens: int, width: int) -> tuple[tuple[int, int], dict[str, int]]:
+def whole_rows(tokens: int, width: int) -> tuple[tuple[int, int], dict[str, int]]:
     """Return the grid and the cut for programs that have whole rows; few rows where there are few."""
     columns = triton.next_power_of_2(width)
     warps = NUM_WARPS if tokens < 2048 else 2 * NUM_WARPS

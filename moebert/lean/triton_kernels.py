@@ -45,6 +45,7 @@ def add_norm_kernel(
     x,  # [tokens, hidden]
     bias,
     residual,  # [tokens, hidden]
+    order,  # [tokens], where to take each row from if SORTED
     norm,
     norm_bias,
     outputs,  # [tokens, hidden]
@@ -55,14 +56,17 @@ def add_norm_kernel(
     hidden,
     eps,
     KEEP: tl.constexpr,
+    SORTED: tl.constexpr,
     ROWS: tl.constexpr,
     WIDTH: tl.constexpr,
 ):
     """Compute ``LayerNorm(x + bias + residual)``."""
     row, column, valid, inside = block(tokens, hidden, ROWS, WIDTH)
+    token = tl.load(order + row, mask=valid, other=0) if SORTED else row
     cells = row[:, None] * hidden + column
-    total = tl.load(x + cells, mask=inside, other=0.0).to(tl.float32)
-    total += tl.load(residual + cells, mask=inside, other=0.0).to(tl.float32)
+    taken = token[:, None] * hidden + column
+    total = tl.load(x + taken, mask=inside, other=0.0).to(tl.float32)
+    total += tl.load(residual + taken, mask=inside, other=0.0).to(tl.float32)
     total += tl.load(bias + column, mask=column < hidden, other=0.0).to(tl.float32)
     y, mean, rate = normalise(total, norm, norm_bias, column, hidden, eps)
     tl.store(outputs + cells, y, mask=inside)
@@ -87,7 +91,10 @@ def bias_gelu_kernel(
     cells = row[:, None] * size + column
     z = tl.load(x + cells, mask=inside, other=0.0).to(tl.float32)
     z += tl.load(bias + column, mask=column < size, other=0.0).to(tl.float32)
-    value, _slope = activate(z, "gelu")
+    if x.dtype.element_ty == tl.float32:
+        value, _slope = activate(z, "gelu")
+    else:
+        value = gelu(z)
     tl.store(outputs + cells, value, mask=inside)
 
 
@@ -119,6 +126,30 @@ def block(tokens, width, ROWS: tl.constexpr, COLUMNS: tl.constexpr):
     column = (tl.program_id(1) * COLUMNS + tl.arange(0, COLUMNS))[None, :]
     valid = row < tokens
     return row, column, valid, valid[:, None] & (column < width)
+
+
+@triton.jit
+def gelu(z):
+    """Return ``z Φ(z)`` for half precision: off by less than 5e-6, in fewer steps than the exponential takes.
+
+    Φ(z) - 1/2 is z times a polynomial in s, which is z² brought from [0, 25] to [-1, 1]; farther out Φ stays as it is.
+    The coefficients are a least-squares fit in Chebyshev polynomials, its errors weighted by z².
+    """
+    near = tl.minimum(tl.maximum(z, -5.0), 5.0)
+    s = near * near * 0.08 - 1.0
+    q = s * 0.00047080216 - 0.00149243935
+    q = q * s + 0.00205243184
+    q = q * s - 0.00296503514
+    q = q * s + 0.00612416044
+    q = q * s - 0.0109331679
+    q = q * s + 0.0165121199
+    q = q * s - 0.0233506423
+    q = q * s + 0.0314241985
+    q = q * s - 0.0404310324
+    q = q * s + 0.0515215008
+    q = q * s - 0.0702967237
+    q = q * s + 0.14136378
+    return z * (near * q + 0.5)
 
 
 @triton.jit
