@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import fmean
+from typing import TypeVar
 
 from reports.paired import mcnemar
 from reports.statistics import holm
@@ -13,6 +15,7 @@ from results.frame import Frame
 LEVEL = 0.05
 
 Place = tuple[int, int]  # layer, expert
+Value = TypeVar("Value", int, float)
 
 
 @dataclass(frozen=True)
@@ -112,35 +115,37 @@ def beyond_chance(measures: Measures) -> set[Place]:
 
 
 def replacement_p_values(measures: Measures) -> dict[Place, float]:
-    """Return by (layer, expert) McNemar's p-value of right and wrong answers, corrected over all experts.
+    """Return by (layer, expert) the p-value of its replacement, corrected over all experts.
 
-    Nothing for heads without classes.
-    """
-    replacement = measures.replacement
-    if replacement is None or replacement.lost is None or replacement.gained is None:
-        return {}
-    counts = {
-        (layer, expert): (lost, replacement.gained[layer][expert])
-        for layer, row in enumerate(replacement.lost)
-        for expert, lost in enumerate(row)
-    }
-    return holm({expert: mcnemar(*pair) for expert, pair in counts.items()})
-
-
-def missed(measures: Measures) -> set[Place]:
-    """Return each (layer, expert) whose replacement costs something that is not noise.
-
-    With classes the corrected p-value tells; without, the interval of the drop.
+    With classes McNemar's of right and wrong answers, without the recorded one of a paired randomisation test; nothing
+    where neither is there.
     """
     replacement = measures.replacement
     if replacement is None:
+        return {}
+    if replacement.lost is not None and replacement.gained is not None:
+        pairs = _by_place(replacement.lost), _by_place(replacement.gained)
+        return holm({place: mcnemar(lost, pairs[1][place]) for place, lost in pairs[0].items()})
+    return holm(_by_place(replacement.p_value or []))
+
+
+def missed(measures: Measures) -> set[Place]:
+    """Return each (layer, expert) whose replacement costs something that is not noise, by its corrected p-value."""
+    if measures.replacement is None:
         return set()
-    p_values = replacement_p_values(measures)
-    found = set()
-    for layer, row in enumerate(replacement.drop):
-        for expert, drop in enumerate(row):
-            low = replacement.low[layer][expert] or 0.0
-            sure = p_values[layer, expert] < LEVEL if p_values else low > 0
-            if sure and drop is not None and drop > 0:
-                found.add((layer, expert))
-    return found
+    drops = _by_place(measures.replacement.drop)
+    return {
+        place
+        for place, p_value in replacement_p_values(measures).items()
+        if p_value < LEVEL and drops.get(place, 0) > 0
+    }
+
+
+def _by_place(table: Sequence[Sequence[Value | None]]) -> dict[Place, Value]:
+    """Return the values of a table by (layer, expert)."""
+    return {
+        (layer, expert): value
+        for layer, row in enumerate(table)
+        for expert, value in enumerate(row)
+        if value is not None
+    }

@@ -134,6 +134,8 @@ class Replacement(_Model):
         lost: Rows that are right with the expert only; None for heads without classes, as are the next two.
         gained: Rows that are right without it only.
         changed: Share of rows with another prediction.
+        p_value: Of a paired randomisation test for heads without classes, where McNemar's has nothing to count; each
+            expert's own, not corrected. None for classes, and in records from before it was measured.
         resamples: Of the rows, for the interval.
     """
 
@@ -145,6 +147,7 @@ class Replacement(_Model):
     lost: list[list[int]] | None
     gained: list[list[int]] | None
     changed: ByExpert | None
+    p_value: ByExpert | None = None
     resamples: int
 
 

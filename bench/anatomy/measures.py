@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 
 from bench.anatomy.contract import Dissection, LabelAssociation, Routing
-from bench.anatomy.scores import RESAMPLES, drops, score_name, scored
+from bench.anatomy.scores import RESAMPLES, drops, score_name, scored, swap_p_value
 from bench.evaluation import gather
 from bench.tasks.task import Task
 from results import anatomy as record
@@ -157,12 +157,9 @@ def _replacement(found: Dissection, reading: Reading, logits: Logits) -> record.
     task, rows, encoded = reading.task, reading.rows, reading.encoded
     without = {expert: reading.logits(batches) for expert, batches in found.replaced.items()}
     whole = scored(task, rows, encoded, logits)
-    fallen = drops(
-        whole,
-        {expert: scored(task, rows, encoded, other) for expert, other in without.items()},
-        len(rows),
-    )
-    classes = {}
+    alone = {expert: scored(task, rows, encoded, other) for expert, other in without.items()}
+    fallen = drops(whole, alone, len(rows))
+    classes: dict[str, Any] = {}
     if task.head == "classification":
         classes = _other_classes(without, logits, encoded.targets("labels"))
     return record.Replacement(
@@ -174,6 +171,7 @@ def _replacement(found: Dissection, reading: Reading, logits: Logits) -> record.
         lost=classes.get("lost"),
         gained=classes.get("gained"),
         changed=classes.get("changed"),
+        p_value=None if classes else _table({e: swap_p_value(whole, other) for e, other in alone.items()}),
         resamples=RESAMPLES,
     )
 

@@ -80,7 +80,8 @@ LABELS = (
 REPLACED = (
     "Drop: points of 100 of the score that are lost when the expert's tokens go to a sibling (each row to one, all "
     "siblings in turn), with its 95 % interval from paired resampling of rows; p is McNemar's for right and wrong "
-    "answers, corrected over all experts (Holm). Bold: p below 5 % or, where there are no classes, an interval above 0."
+    "answers, for heads without classes that of swapping the two models' answers at random, corrected over all experts "
+    "(Holm). Bold: p below 5 % and score lost; the intervals are not corrected."
 )
 FIRST = "Layers and experts are shown for the first seed of each method."
 
@@ -203,7 +204,7 @@ def _layers(found: Measures) -> Iterable[tuple[Entry, ...]]:
 def _experts(found: Measures) -> Iterable[tuple[Entry, ...]]:
     weights, no_teacher = found.weights, found.absent.get("movement", "")
     p_values, are_missed, are_special = replacement_p_values(found), missed(found), beyond_chance(found)
-    no_p_value = found.absent.get("replacement", "answers are not right or wrong")
+    no_p_value = found.absent.get("replacement", "not measured then: neither classes nor a test without them")
     for layer, loads in enumerate(found.load.share):
         for expert, load in enumerate(loads):
             distance = weights.initial_distance[layer][expert] if weights.initial_distance else None

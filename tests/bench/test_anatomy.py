@@ -18,7 +18,7 @@ from wordpiece import word_tokenizer
 
 from bench.anatomy import find
 from bench.anatomy.measures import Reading, TeacherSays, load_measures, measures, token_measures
-from bench.anatomy.scores import drops, scored
+from bench.anatomy.scores import Scored, drops, scored, swap_p_value
 from bench.batching import evaluation_batches
 from bench.data import encode
 from bench.evaluation import predict, score
@@ -28,6 +28,7 @@ from moebert.anatomy import dissect
 from moebert.routing import RoutingStatistics
 from reports.agreement import label_loyalty
 from reports.anatomies import missed
+from reports.statistics import holm
 from results.anatomy import Measures
 from results.anatomy import Subject as SubjectRecord
 from results.predictions import read_predictions
@@ -393,21 +394,25 @@ def test_heads_without_classes_have_no_labels_and_no_loyalty_and_a_drop_all_the_
     assert written.replacement.baseline == pytest.approx(whole, abs=1e-5)
     assert written.replacement.changed is written.replacement.lost is None
     assert any(drop for layer in written.replacement.drop for drop in layer)
+    p_values = np.array(written.replacement.p_value)
+    assert p_values.shape == np.shape(written.replacement.drop)
+    assert ((p_values > 0) & (p_values <= 1)).all()
+    assert p_values.min() < 1
     assert reading.by_row(found.visits).sum((1, 2)).tolist() == [
         2 * int(encoded.lengths[encoded.rows == row].sum()) for row in range(20)
     ]
     assert json.loads(written.model_dump_json())["labels"] is None
 
 
+def means(values: np.ndarray) -> Scored:
+    return Scored(values.astype(float), lambda answers, _: float(answers.mean()))
+
+
 def test_the_interval_of_a_drop_is_that_of_paired_differences():
     random = np.random.default_rng(0)
     right = random.random(800) < 0.8
     worse = right & (random.random(800) < 0.95)
-    found = drops(
-        lambda rows: float(right[rows].mean()),
-        {(0, 0): lambda rows: float(worse[rows].mean()), (0, 1): lambda rows: float(right[rows].mean())},
-        800,
-    )
+    found = drops(means(right), {(0, 0): means(worse), (0, 1): means(right)}, 800)
     lost = right.astype(float) - worse
     error = lost.std(ddof=1) / np.sqrt(800)
     assert found[0, 0].value == pytest.approx(lost.mean())
@@ -424,3 +429,41 @@ def test_a_score_of_chosen_rows_counts_repeated_rows():
     chosen = np.array([0, 3, 3, 7, 9])
     expected = np.corrcoef(logits[chosen, 0], np.array(rows["label"][:])[chosen])[0, 1]
     assert value(chosen) == pytest.approx(expected, abs=1e-6)
+
+
+def test_the_p_value_of_swaps_is_that_of_all_sign_changes():
+    random = np.random.default_rng(0)
+    own = random.random(40)
+    gaps = np.concatenate([random.random(8), [-0.2]])  # nine rows differ: 512 ways to swap them
+    other = np.concatenate([own[:9] - gaps, own[9:]])
+    exact = np.mean([
+        abs(gaps @ np.array([1 if number >> bit & 1 else -1 for bit in range(9)])) >= abs(gaps.sum()) - 1e-12
+        for number in range(512)
+    ])  # fmt: skip
+    assert exact < 0.05
+    assert swap_p_value(means(own), means(other)) == pytest.approx(exact, rel=0.35)
+    assert swap_p_value(means(own), means(own)) == 1
+
+
+def test_the_p_value_of_swaps_is_small_where_a_correlation_falls_and_even_where_it_is_noise():
+    random = np.random.default_rng(0)
+    labels = random.normal(size=300)
+
+    def correlated(noise: float) -> Scored:
+        answers = labels + noise * random.normal(size=300)
+        return Scored(answers, lambda given, rows: float(np.corrcoef(given, labels[rows])[0, 1]))
+
+    assert swap_p_value(correlated(0.5), correlated(1.0)) == 1 / 5000
+    chance = [swap_p_value(correlated(0.5), correlated(0.5)) for _ in range(60)]
+    assert np.mean(np.array(chance) < 0.05) < 0.15
+    assert 0.35 < np.mean(chance) < 0.65
+
+
+def test_of_many_experts_without_any_effect_none_is_missed_though_some_interval_lies_above_0():
+    random = np.random.default_rng(0)
+    own = random.random(200)
+    others = {(0, expert): means(own + 0.1 * random.normal(size=200)) for expert in range(40)}
+    found = drops(means(own), others, 200)
+    assert any(drop.low > 0 for drop in found.values())
+    written = holm({expert: swap_p_value(means(own), other) for expert, other in others.items()})
+    assert min(written.values()) > 0.05

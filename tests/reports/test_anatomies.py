@@ -78,6 +78,7 @@ def measured(*, teacher: bool = True, classes: bool = True, rows: int = 200) -> 
         lost=by_expert({(0, 1): 22, (1, 0): 3}, 0) if classes else None,
         gained=by_expert({(0, 1): 2, (1, 1): 20}, 0) if classes else None,
         changed=by_expert({(0, 1): 0.12}) if classes else None,
+        p_value=None if classes else by_expert({(0, 1): 0.0002, (1, 0): 0.02, (1, 1): 0.0002}, 0.5),
         resamples=1000,
     )
     if not classes:
@@ -147,7 +148,17 @@ def test_p_values_are_corrected_over_layers_and_over_experts():
 
 def test_missed_is_who_costs_score_and_not_by_chance():
     assert missed(measured()) == {(0, 1)}, "three rows are noise, and (1, 1) is better replaced"
-    assert missed(measured(classes=False)) == {(0, 1), (1, 0)}, "without classes the interval tells"
+    assert missed(measured(classes=False)) == {(0, 1)}, "(1, 0) is below 5 % only before the correction"
+
+
+def test_without_classes_and_without_a_test_of_them_nobody_is_called_missed():
+    found = measured(classes=False)
+    assert found.replacement is not None
+    old = found.model_copy(update={"replacement": found.replacement.model_copy(update={"p_value": None})})
+    assert missed(old) == set()
+    assert {entry.note for entry in column(drawn(old)["anatomy-experts"], "p of the drop")} == {
+        "not measured then: neither classes nor a test without them"
+    }
 
 
 def test_the_strongest_label_is_the_one_farthest_from_chance():
@@ -188,9 +199,8 @@ def test_what_needs_classes_is_a_dash_with_the_reason():
     assert {entry.note for entry in column(tables["anatomy-layers"], "p")} == {
         "rows of regression have no class"
     }
-    assert {entry.note for entry in column(tables["anatomy-experts"], "p of the drop")} == {
-        "answers are not right or wrong"
-    }
+    shown = column(tables["anatomy-experts"], "p of the drop")
+    assert [entry.value for entry in shown] == pytest.approx([1, 0.0012, 1, 0.08, 0.0012, 1])
 
 
 def test_every_seed_has_a_row_and_only_the_first_its_experts():
