@@ -6,13 +6,12 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F  # noqa: N812
 
 from moebert.experts import sort_by_expert
 from moebert.experts.fused import HALVED
 from moebert.layers import MoEBertExperts
-from moebert.lean.fused import has_kernels, needs_gradients
-from moebert.routing import Gate, winners
+from moebert.lean.fused import choose_expert, has_kernels, needs_gradients
+from moebert.routing import Gate
 
 if TYPE_CHECKING:
     from moebert.experts import Dispatch
@@ -48,7 +47,7 @@ class Experts(NamedTuple):
         seen = x.to(gate.weight.dtype)
         if gate.per_sentence:
             seen = stream.padded(seen).sum(1) / stream.lengths.unsqueeze(1).to(seen.dtype)
-        _, probability, expert_ids = winners(F.linear(seen, gate.weight))
+        probability, expert_ids = choose_expert(seen, gate.weight)
         if gate.per_sentence:
             row = stream.cells // stream.layout.length
             probability, expert_ids = probability[row], expert_ids[row]

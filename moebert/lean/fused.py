@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 
 from moebert.experts.contract import has_triton
+from moebert.routing import winners
 
 
 class Norm(NamedTuple):
@@ -79,6 +80,21 @@ def bias_gelu(x: Tensor, bias: Tensor) -> Tensor:
 
         return triton_fused.bias_gelu(x, bias)
     return F.gelu(x + bias)
+
+
+def choose_expert(x: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the probability and the number of the expert that a gate finds likeliest, ``[rows]`` each.
+
+    Args:
+        x: ``[rows, hidden]``.
+        weight: The gate's, ``[experts, hidden]``.
+    """
+    if has_kernels(x) and not needs_gradients(x, weight):
+        from moebert.lean import triton_fused
+
+        return triton_fused.choose_expert(x, weight)
+    _, probability, expert_ids = winners(F.linear(x, weight))
+    return probability, expert_ids
 
 
 def has_kernels(x: Tensor) -> bool:

@@ -52,6 +52,18 @@ def bias_gelu(x: Tensor, bias: Tensor) -> Tensor:
     return _bias_gelu(x, bias)
 
 
+def choose_expert(x: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the likeliest expert's probability and number; not differentiable."""
+    probabilities = x.new_empty(len(x))
+    expert_ids = torch.empty(len(x), dtype=torch.int64, device=x.device)
+    if len(x):
+        grid, cut = whole_rows(*x.shape)
+        kernels.gate_kernel[grid](
+            x.contiguous(), weight, probabilities, expert_ids, *x.shape, len(weight), **cut
+        )
+    return probabilities, expert_ids
+
+
 class _AddNorm(torch.autograd.Function):
     @staticmethod
     def forward(

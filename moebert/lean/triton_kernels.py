@@ -120,6 +120,35 @@ def bias_gelu_gradient_kernel(
 
 
 @triton.jit
+def gate_kernel(
+    x,  # [rows, hidden]
+    weight,  # [experts, hidden]
+    probabilities,  # [rows]
+    expert_ids,  # [rows], int64
+    rows,
+    hidden,
+    experts,
+    ROWS: tl.constexpr,
+    WIDTH: tl.constexpr,
+):
+    """Find the likeliest expert, of equally likely ones the first, and its probability."""
+    row, column, valid, inside = block(rows, hidden, ROWS, WIDTH)
+    seen = tl.load(x + row[:, None] * hidden + column, mask=inside, other=0.0).to(tl.float32)
+    best = tl.full((ROWS,), float("-inf"), tl.float32)
+    winner = tl.zeros((ROWS,), tl.int64)
+    total = tl.zeros((ROWS,), tl.float32)  # of exponentials, relative to the best
+    for expert in range(experts):
+        own = tl.load(weight + expert * hidden + column, mask=column < hidden, other=0.0).to(tl.float32)
+        logit = tl.sum(seen * own, 1)
+        higher = tl.maximum(best, logit)
+        total = total * tl.exp(best - higher) + tl.exp(logit - higher)
+        winner = tl.where(logit > best, expert, winner)
+        best = higher
+    tl.store(probabilities + row, 1.0 / total, mask=valid)
+    tl.store(expert_ids + row, winner, mask=valid)
+
+
+@triton.jit
 def block(tokens, width, ROWS: tl.constexpr, COLUMNS: tl.constexpr):
     """Return a program's rows ``[ROWS]``, columns ``[1, COLUMNS]``, and which of them there are."""
     row = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)

@@ -103,6 +103,21 @@ def test_embeddings(device: str, tokens: int, width: int, dtype: torch.dtype, to
     assert_close([found], [expected], tolerance)
 
 
+@DEVICES
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize(("rows", "experts", "hidden"), [(5, 4, 48), (2051, 3, 24), (0, 2, 8), (3, 64, 1100)])
+def test_a_gates_choice(device: str, dtype: torch.dtype, rows: int, experts: int, hidden: int) -> None:
+    from moebert.lean import triton_fused
+
+    x, weight = case(dtype, (rows, hidden), (experts, hidden))
+    weight[-1] = weight[0]  # of equals the first wins
+    expected, winner = F.linear(x, weight).softmax(-1).max(-1) if rows else (x[:, 0], x[:, 0].long())
+    winner = winner.where(winner != experts - 1, 0)
+    found, ids = triton_fused.choose_expert(x.to(device, dtype), weight.to(device, dtype))
+    assert ids.tolist() == winner.tolist()
+    assert_close([found], [expected], 1e-6 if dtype == torch.float32 else 1e-2)
+
+
 def test_without_kernels_torch_says_the_same() -> None:
     x, bias, residual, weight, norm_bias = case(torch.float64, (4, 6), (6,), (4, 6), (6,), (6,))
     torch.testing.assert_close(bias_gelu(x, bias), F.gelu(x + bias))

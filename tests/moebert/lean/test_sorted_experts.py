@@ -28,7 +28,13 @@ PRECISIONS = pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 @PRECISIONS
 @pytest.mark.parametrize(
     ("tokens", "experts", "visited", "hidden", "size"),
-    [(300, 4, 4, 72, 40), (1, 3, 1, 64, 128), (70, 5, 2, 8, 136), (2100, 2, 2, 64, 72), (7000, 4, 4, 128, 192)],
+    [
+        (300, 4, 4, 72, 40),
+        (1, 3, 1, 64, 128),
+        (70, 5, 2, 8, 136),
+        (2100, 2, 2, 64, 72),
+        (7000, 4, 4, 128, 192),
+    ],
 )
 def test_sorted_rows_give_what_the_loop_gives(
     device: str, dtype: torch.dtype, tokens: int, experts: int, visited: int, hidden: int, size: int
