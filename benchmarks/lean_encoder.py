@@ -28,7 +28,7 @@ import transformers
 from fused_ffn import VOCABULARY, kernels, taking_turns, zipfian
 from transformers import BertConfig, BertForSequenceClassification
 
-from bench.latency.runtimes import CudaGraph, Eager, Runtime
+from bench.latency.runtimes import Eager, Runtime
 from methods.lean import Lean
 from moebert import MoEBertConfig, MoEBertForSequenceClassification
 from moebert.routing import random_hash
@@ -83,7 +83,6 @@ def measure(point: str, models: Models, arguments: argparse.Namespace) -> dict[s
     rows = len(batch["input_ids"])
     variants: dict[str, Variant] = {
         "eager": ("dense", Eager()),
-        "graph": ("dense", CudaGraph()),
         "lean": ("dense", Lean()),
         **{routing: (routing, Lean()) for routing in ROUTINGS},
     }
@@ -91,7 +90,7 @@ def measure(point: str, models: Models, arguments: argparse.Namespace) -> dict[s
         variants["loop"] = ("loop", Eager())
     runs = {name: prepared(models, variant, batch) for name, variant in variants.items()}
     milliseconds = taking_turns(runs, arguments.rounds)
-    best = min(milliseconds[name] for name in ("eager", "graph", "lean"))
+    best = min(milliseconds[name] for name in ("eager", "lean"))
     ratios = {f"best dense / {routing}": best / milliseconds[routing] for routing in ROUTINGS}
     ratios["eager / hash-random"] = milliseconds["eager"] / milliseconds["hash-random"]
     if "loop" in milliseconds:

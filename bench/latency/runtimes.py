@@ -12,6 +12,7 @@ import os
 import shutil
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Hashable, Mapping, Sequence
+from dataclasses import dataclass
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -163,18 +164,28 @@ def captured(model: Callable[..., object], inputs: Sequence[Inputs]) -> Run:
     packed = [torch.cat([tensor.flatten() for tensor in _tensors(batch).values()]) for batch in inputs]
     keys = [tuple(_key(value) for value in batch.values()) for batch in inputs]
     recorder = Recorder(packed[0].device)
-    graphs: dict[tuple[Hashable, ...], tuple[Tensor, Recording[object]]] = {}
+    graphs: dict[tuple[Hashable, ...], _Graph] = {}
     for key, batch, values in zip(keys, inputs, packed, strict=True):
         if key not in graphs:
             held = values.clone()
-            graphs[key] = held, _record(model, {**batch, **_views(held, _tensors(batch))}, recorder)
+            recording = _record(model, {**batch, **_views(held, _tensors(batch))}, recorder)
+            graphs[key] = _Graph(model, held, recording)
 
     def run(index: int) -> object:
-        held, recording = graphs[keys[index]]
-        held.copy_(packed[index])
-        return recording.replay()
+        graph = graphs[keys[index]]
+        graph.inputs.copy_(packed[index])
+        return graph.recording.replay()
 
     return run
+
+
+@dataclass(frozen=True)
+class _Graph:
+    """A recording and what holds the memory that it reads: the model's weights, and all inputs as one tensor."""
+
+    model: Callable[..., object]
+    inputs: Tensor
+    recording: Recording[object]
 
 
 def _tensors(batch: Inputs) -> dict[str, Tensor]:
