@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import lzma
 import shutil
 import tarfile
 import tempfile
@@ -48,7 +49,7 @@ def pack(
 
     Args:
         matrix: What is to be run.
-        out: A new file.
+        out: A new file; one that ends in ``.xz`` is compressed.
         half: Keep the teacher in fp16: half as large, and another teacher than the fp32 one as far as records go.
         wheels: Folder of wheels to pack too.
         only: The cells that will be made: rows of no other tasks are packed. None means all.
@@ -79,7 +80,7 @@ def pack(
             shutil.copytree(wheels, folder / "wheels")
         if tries is not None:
             copy_tries(tries, folder / TRIES)
-        archive = Path(temporary, "kit.tar")
+        archive = Path(temporary, out.name)
         _write_archive(folder, archive)
         archive.replace(out)
     return out.stat().st_size
@@ -104,14 +105,14 @@ def unpack(file: Path) -> Path:
         UserError: Where it is no kit, is damaged, or was written by a newer version.
     """
     try:
-        with tarfile.open(file, "r:") as archive:
+        with tarfile.open(file, "r:xz" if file.suffix == ".xz" else "r:") as archive:
             expected = _read_manifest(archive, file)
             name = hashlib.sha256(json.dumps(expected, sort_keys=True).encode()).hexdigest()[:16]
             folder = assets.cache_folder() / "kits" / name
             if not _is_whole(folder, expected):
                 with whole_folder(folder) as temporary:
                     _extract(archive, file, expected, temporary)
-    except (tarfile.TarError, EOFError) as error:
+    except (tarfile.TarError, EOFError, lzma.LZMAError) as error:
         raise UserError(f"{file}: not readable as a kit: {error}") from error
     for asset in assets.ASSETS.values():
         packed = folder / "assets" / asset.folder.name
@@ -219,7 +220,8 @@ def _write_archive(folder: Path, archive: Path) -> None:
     files = {file.relative_to(folder).as_posix(): file for file in folder.rglob("*") if file.is_file()}
     manifest = {"schema": SCHEMA, "files": {name: _sha256(files[name]) for name in sorted(files)}}
     (folder / MANIFEST).write_text(json.dumps(manifest, indent=1), encoding="utf-8")
-    with tarfile.open(archive, "w") as tar:
+    compressed: dict[str, Any] = {"mode": "w:xz", "preset": 3} if archive.suffix == ".xz" else {"mode": "w"}
+    with tarfile.open(archive, **compressed) as tar:
         for name in (MANIFEST, *sorted(files)):
             tar.add(folder / name, name, recursive=False)
 

@@ -126,6 +126,16 @@ def test_a_teacher_in_half_precision_is_half_as_large(tiny_matrix, kit, tmp_path
     assert sizes == [{"F32"}, {"F16"}]
 
 
+def test_a_compressed_kit_unpacks_to_the_same_files(tiny_matrix, kit, tmp_path, monkeypatch):
+    assert pack(load_matrix(str(tiny_matrix)), tmp_path / "kit.tar.xz") < kit.stat().st_size
+    assert unpack(tmp_path / "kit.tar.xz") == unpack(kit)  # named by what is in them
+    elsewhere(monkeypatch, tmp_path / "other machine")
+    content = (tmp_path / "kit.tar.xz").read_bytes()
+    (tmp_path / "kit.tar.xz").write_bytes(content[: len(content) // 2])
+    with pytest.raises(UserError, match="not readable as a kit"):
+        unpack(tmp_path / "kit.tar.xz")
+
+
 def test_wheels_are_packed_as_they_are_and_never_opened(tiny_matrix, tmp_path):
     (tmp_path / "wheels").mkdir()
     (tmp_path / "wheels" / "some-1.0-py3-none-any.whl").write_bytes(b"no archive at all")
