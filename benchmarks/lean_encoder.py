@@ -7,10 +7,10 @@ to 128, padded for transformers. The experts have a quarter of the dense network
 weights, hash routings by a table. The reference loop is MoEBERT with its experts in a Python loop over slices.
 
 Variants take turns, in another order in each round. Printed are medians over rounds, in milliseconds. Ratios are those
-of medians.
+of medians. `off` is how far lean's logits are from those of transformers' forward of the same model, relative to these.
 
     python benchmarks/lean_encoder.py
-    python benchmarks/lean_encoder.py --grid 128x128 --profile   # microseconds by kernel
+    python benchmarks/lean_encoder.py --profile 128x128   # and microseconds by kernel
 
 The last line of standard output is one JSON document.
 """
@@ -38,6 +38,7 @@ GRID = [f"{batch}x{length}" for batch in BATCHES for length in LENGTHS]
 RAGGED = ["32xR", "512xR"]
 LONGEST, SHORTEST = 128, 8  # tokens of a ragged row
 LOOPED = 8  # rows up to which the reference loop is timed
+COMPARED = ("dense", "hash-random")
 ROUTINGS = ("hash-random", "gate-token", "gate-sentence")
 
 Models = dict[str, Any]
@@ -59,7 +60,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--grid", nargs="*", default=[*GRID, *RAGGED], help="such as 32x128, or 32xR")
     parser.add_argument("--rounds", type=int, default=20)
     parser.add_argument("--dtype", default="bfloat16", choices=["bfloat16", "float16", "float32"])
-    parser.add_argument("--profile", action="store_true")
+    parser.add_argument("--profile", nargs="*", default=[], help="points of the grid")
     return parser.parse_args()
 
 
@@ -95,16 +96,21 @@ def measure(point: str, models: Models, arguments: argparse.Namespace) -> dict[s
     ratios["eager / hash-random"] = milliseconds["eager"] / milliseconds["hash-random"]
     if "loop" in milliseconds:
         ratios["loop / hash-random"] = milliseconds["loop"] / milliseconds["hash-random"]
+    off = {
+        name: difference(models[name], runs["lean" if name == "dense" else name], batch) for name in COMPARED
+    }
     tokens = int(batch["attention_mask"].sum())
     print(
         f"{point:>8} {tokens:7} tokens:"
         + "".join(f"  {name} {value:.3f}" for name, value in milliseconds.items())
         + " ms;"
-        + "".join(f"  {name} {value:.2f}" for name, value in ratios.items()),
+        + "".join(f"  {name} {value:.2f}" for name, value in ratios.items())
+        + ";  off"
+        + "".join(f" {value:.0e}" for value in off.values()),
         flush=True,
     )
-    found = {"point": point, "tokens": tokens, "ms": milliseconds, "ratios": ratios}
-    if arguments.profile:
+    found = {"point": point, "tokens": tokens, "ms": milliseconds, "ratios": ratios, "off": off}
+    if point in arguments.profile:
         found["kernels_us"] = kernels({name: runs[name] for name in ("lean", "hash-random", "gate-token")})
     del runs
     gc.collect()
@@ -112,7 +118,15 @@ def measure(point: str, models: Models, arguments: argparse.Namespace) -> dict[s
     return found
 
 
-def prepared(models: Models, variant: Variant, batch: dict[str, torch.Tensor]) -> partial[object]:
+def difference(model: Any, run: partial[Any], batch: dict[str, torch.Tensor]) -> float:
+    """Return how far a run's logits are from those of transformers' forward, relative to these."""
+    found = run().logits.float()
+    with torch.inference_mode():
+        expected = model(**batch).logits.float()
+    return float((found - expected).norm() / expected.norm())
+
+
+def prepared(models: Models, variant: Variant, batch: dict[str, torch.Tensor]) -> partial[Any]:
     """Return the call that is timed; a loop over experts is what a model is set to while it runs."""
     name, runtime = variant
     model = models[name]
