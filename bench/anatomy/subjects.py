@@ -106,7 +106,8 @@ def of_run(path: Path, task: str | None, cell: str | None) -> list[Subject]:
     if cell is not None:
         cells = [_chosen(cells, cell, path)]
     if task is not None:
-        named = _task(task)
+        own = (choice for choice in matrix.tasks if choice.name == task) if matrix else iter(())
+        named = next(map(find_task, own), None) or _task(task)  # with the options that it has in the matrix
         if not (of_task := [record for record in cells if record.task == named.name]):
             raise unknown("task", named.name, {record.task for record in cells}, where=str(path))
         cells, tasks = of_task, [named]
