@@ -1,8 +1,9 @@
 """Make a run folder small enough to be committed; reports read the same from it.
 
-- Records are packed, and the numbers of training curves have five digits.
+- Records are packed; the numbers of training curves have four digits, timings tenths of a microsecond.
 - Splits, row ids and labels stand once for all cells that answered the same rows.
-- Logits of classes lose the row's largest, which no choice, probability or rank of classes needs: one of them is 0.
+- Logits of classes are differences from the row's largest, with 8 significant bits: choices and their ties stay, and
+  what is drawn from probabilities to three digits.
 - Logits of extractive QA are left out; the scores of each row stay.
 """
 
@@ -15,13 +16,17 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from results.predictions import SHARED, read_table
-from results.record import CellRecord, digest
-from results.store import ROWS, RunFolder, merge, write_atomically
+from results.record import CellRecord, LatencyRecord, digest
+from results.store import ROWS, AnyRecord, RunFolder, merge, write_atomically
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
-DIGITS = 5  # of numbers that are only drawn
+    from results.record import CurvePoint, Repeat
+
+DIGITS = 4  # of numbers that are only drawn
+DECIMALS = 4  # of milliseconds
+BITS = 8  # of differences between logits
 OF_ROWS = ("split", "row_id", "label")
 LEFT_OUT = ("start_logits", "end_logits")
 
@@ -35,33 +40,35 @@ def merge_compactly(sources: Iterable[Path], out: Path) -> int:
     count = merge(sources, out, models=False)
     folder = RunFolder(out)
     for record in folder.records():
-        folder.pack(_rounded(record) if isinstance(record, CellRecord) else record)
+        folder.pack(_rounded(record))
         predictions = folder.predictions_file(record.id)
         if predictions.exists():
             _compact(predictions)
     return count
 
 
-def _rounded(record: CellRecord) -> CellRecord:
-    if record.training is None:
+def _rounded(record: AnyRecord) -> AnyRecord:
+    if isinstance(record, LatencyRecord):
+        return record.model_copy(update={"repeats": [_rounded_repeat(repeat) for repeat in record.repeats]})
+    if not isinstance(record, CellRecord) or record.training is None:
         return record
     stages = [
-        stage.model_copy(
-            update={
-                "curve": [
-                    point.model_copy(
-                        update={
-                            "loss": _round(point.loss),
-                            "terms": {name: _round(value) for name, value in point.terms.items()},
-                        }
-                    )
-                    for point in stage.curve
-                ]
-            }
-        )
+        stage.model_copy(update={"curve": [_rounded_point(point) for point in stage.curve]})
         for stage in record.training.stages
     ]
     return record.model_copy(update={"training": record.training.model_copy(update={"stages": stages})})
+
+
+def _rounded_repeat(repeat: Repeat) -> Repeat:
+    sides = ("baseline_ms", "candidate_ms")
+    return repeat.model_copy(
+        update={side: [round(call, DECIMALS) for call in getattr(repeat, side)] for side in sides}
+    )
+
+
+def _rounded_point(point: CurvePoint) -> CurvePoint:
+    terms = {name: _round(value) for name, value in point.terms.items()}
+    return point.model_copy(update={"loss": _round(point.loss), "terms": terms})
 
 
 def _round(value: float) -> float:
@@ -90,14 +97,16 @@ def _compact(file: Path) -> None:
 
 
 def _shifted(logits: pa.FixedSizeListArray) -> pa.FixedSizeListArray:
-    """Subtract the largest logit of each row; a difference of two fp16 numbers is 0 only where they are equal."""
+    """Subtract the largest logit of each row; a difference is 0 only where two are equal."""
     import pyarrow as pa
 
     width = logits.type.list_size
     values = logits.flatten().to_numpy().reshape(-1, width)
     if width > 1:  # a regression's one is its answer
-        shifted = values.astype(np.float32) - values.max(axis=1, keepdims=True).astype(np.float32)
-        values = np.maximum(shifted, np.finfo(np.float16).min).astype(np.float16)
+        wide = values.astype(np.float32)
+        fraction, exponent = np.frexp(wide - wide.max(axis=1, keepdims=True))
+        rounded = np.ldexp(np.round(fraction * 2**BITS) / 2**BITS, exponent)
+        values = np.maximum(rounded, np.finfo(np.float16).min).astype(np.float16)
     return pa.FixedSizeListArray.from_arrays(values.ravel(), width)
 
 

@@ -19,7 +19,7 @@ from reports.comparisons import compare
 from results.compaction import _shifted, merge_compactly
 from results.frame import load
 from results.predictions import read_predictions
-from results.record import CellRecord
+from results.record import CellRecord, LatencyRecord
 from results.store import RunFolder, merge
 
 CAMPAIGN = Path(__file__).parents[2] / "results" / "campaigns" / "quickstart"
@@ -36,19 +36,22 @@ def size(folder: Path) -> int:
     return sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
 
 
-def test_it_is_a_third_as_large_and_holds_the_same_records_to_five_digits_of_their_curves(compact):
+def test_it_is_a_third_as_large_and_holds_the_same_records_to_what_is_rounded(compact):
     assert size(compact) < size(CAMPAIGN) / 3
     before, after = RunFolder(CAMPAIGN), RunFolder(compact)
     assert len(before.records()) == len(after.records()) > 20
     for record in before.records():
         packed = after.record(record.id)
-        if not isinstance(record, CellRecord):
-            assert packed == record
+        if isinstance(record, LatencyRecord):
+            assert packed.model_copy(update={"repeats": []}) == record.model_copy(update={"repeats": []})
+            for old, new in zip(record.repeats, packed.repeats, strict=True):
+                assert new.candidate_ms == pytest.approx(old.candidate_ms, abs=5.1e-5)
+                assert new.baseline_ms == pytest.approx(old.baseline_ms, abs=5.1e-5)
             continue
         assert packed.model_copy(update={"training": None}) == record.model_copy(update={"training": None})
         for old, new in zip(record.training.stages, packed.training.stages, strict=True):
             assert [(p.step, p.examples) for p in new.curve] == [(p.step, p.examples) for p in old.curve]
-            assert [p.loss for p in new.curve] == pytest.approx([p.loss for p in old.curve], rel=5e-5)
+            assert [p.loss for p in new.curve] == pytest.approx([p.loss for p in old.curve], rel=5e-4)
 
 
 def test_what_is_read_from_predictions_is_the_same(compact):
@@ -56,7 +59,7 @@ def test_what_is_read_from_predictions_is_the_same(compact):
     pd.testing.assert_frame_equal(
         before.cells.drop(columns="predictions_path"), after.cells.drop(columns="predictions_path")
     )
-    pd.testing.assert_frame_equal(before.latency, after.latency)
+    pd.testing.assert_frame_equal(before.latency, after.latency, rtol=1e-4)
     (task,) = set(before.cells["task"])
     old, new = compare(before, task), compare(after, task)
     assert asdict(new)["with_best"] == asdict(old)["with_best"]
@@ -127,6 +130,8 @@ def test_shifted_logits_choose_the_same_class_and_keep_every_tie_with_it(logits)
     )
     np.testing.assert_array_equal(shifted.argmax(axis=1), logits.argmax(axis=1))
     np.testing.assert_array_equal(shifted == 0, logits == logits.max(axis=1, keepdims=True))
+    exact = np.maximum(logits.astype(float) - logits.max(axis=1, keepdims=True).astype(float), -65504)
+    np.testing.assert_allclose(shifted.astype(float), exact, rtol=2**-8, atol=2**-24)
 
 
 @given(arrays(np.float16, (6, 1), elements=HALVES))
