@@ -182,8 +182,10 @@ class RunFolder:
 
 
 def _write_record(file: Path, record: AnyRecord) -> None:
-    text = record.model_dump_json(indent=1).encode()
-    write_atomically(file, gzip.compress(text, mtime=0) if file.name.endswith(PACKED) else text)
+    if file.name.endswith(PACKED):
+        write_atomically(file, gzip.compress(record.model_dump_json().encode(), mtime=0))
+    else:
+        write_atomically(file, record.model_dump_json(indent=1).encode())
 
 
 def _written_by(content: bytes) -> object:
