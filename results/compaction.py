@@ -2,8 +2,8 @@
 
 - Records are packed; the numbers of training curves have four digits, timings tenths of a microsecond.
 - Splits, row ids and labels stand once for all cells that answered the same rows.
-- Logits of classes are differences from the row's largest, with 8 significant bits: choices and their ties stay, and
-  what is drawn from probabilities to three digits.
+- Logits of classes are differences from the row's largest, with 7 significant bits: choices and their ties stay, and
+  probabilities to 0.002.
 - Logits of extractive QA are left out; the scores of each row stay.
 """
 
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 DIGITS = 4  # of numbers that are only drawn
 DECIMALS = 4  # of milliseconds
-BITS = 8  # of differences between logits
+BITS = 7  # of differences between logits
 OF_ROWS = ("split", "row_id", "label")
 LEFT_OUT = ("start_logits", "end_logits")
 
