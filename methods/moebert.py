@@ -47,7 +47,7 @@ def _neurons(least: int) -> Callable[[Any], Any]:
 class MoEBertMethodConfig(BaseModel):
     """Knobs of ``moebert``; the defaults are the paper's, where it gives one."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     num_experts: int = Field(default=4, ge=1, le=MAX_EXPERTS, description="experts of every layer, N")
     expert_intermediate_size: Annotated[int | float | None, BeforeValidator(_neurons(1))] = Field(

@@ -115,7 +115,8 @@ def _parting(tokens: Tensor, rows: Tensor, busiest: int) -> Tensor:
     spread = sides.square().mean().sqrt()
     if spread < 1e-9:
         raise ValueError("the busiest expert's tokens are all alike: give batches of more and other tokens")
-    return _length(tokens @ rows.t(), busiest, sides / spread) * direction / spread
+    parting: Tensor = _length(tokens @ rows.t(), busiest, sides / spread) * direction / spread
+    return parting
 
 
 def _length(logits: Tensor, busiest: int, sides: Tensor) -> float:

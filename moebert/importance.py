@@ -22,7 +22,7 @@ def ffn_importance(model: PreTrainedModel, batches: Iterable[Mapping[str, Tensor
 
     One backward pass serves a whole batch and no gradient of a weight is formed: for a single sample, with z before
     and h after the activation, ``w1_j · ∂L/∂w1_j = Σ_t (z_tj - b1_j) ∂L/∂z_tj`` and
-    ``w2_j · ∂L/∂w2_j = Σ_t h_tj ∂L/∂h_tj``. Padding contributes nothing.
+    ``w2_j · ∂L/∂w2_j = Σ_t h_tj ∂L/∂h_tj``. Padding contributes nothing: no loss depends on it.
 
     Args:
         model: A BERT with a sequence or span head; its parameters may be frozen, its mode does not matter.
@@ -73,13 +73,12 @@ def _batch_scores(model: Any, layers: list[Any], batch: Mapping[str, Tensor]) ->
         loss = _sample_losses(outputs, batch, model.config).sum()
         gradients = torch.autograd.grad(loss, before + after)
     grad_before, grad_after = gradients[: len(layers)], gradients[len(layers) :]
-    mask = batch.get("attention_mask", torch.ones_like(batch["input_ids"])).unsqueeze(-1)
     rows = []
     for layer, z, h, grad_z, grad_h in zip(layers, before, after, grad_before, grad_after, strict=True):
         precise = torch.promote_types(z.dtype, torch.float32)
         bias = layer.intermediate.dense.bias.to(precise)
         taylor = (z.to(precise) - bias) * grad_z.to(precise) + h.to(precise) * grad_h.to(precise)
-        rows.append((taylor * mask).sum(1).abs().double().sum(0))
+        rows.append(taylor.sum(1).abs().double().sum(0))
     return torch.stack(rows).detach()
 
 

@@ -134,6 +134,15 @@ def test_a_size_that_is_neither_is_refused_in_one_line(knob: str, value: object,
     )
 
 
+@pytest.mark.parametrize("knob", ["distill_weight", "balance_weight", "expert_dropout"])
+@pytest.mark.parametrize("value", ["nan", ".inf", -1])
+def test_a_weight_that_is_no_number_from_0_is_refused_in_one_line(knob: str, value: object) -> None:
+    with pytest.raises(UserError) as error:
+        configure(Choice(name="moebert", options={knob: value}))
+    assert str(error.value).startswith(f"method 'moebert': {knob}: Input should be")
+    assert "\n" not in str(error.value)
+
+
 def test_growing_to_fewer_experts_is_refused() -> None:
     with pytest.raises(UserError, match="grow_to is 4; it must be more than num_experts=4"):
         configure(Choice(name="moebert", options={"grow_to": 4}))
