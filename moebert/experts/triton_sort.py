@@ -21,7 +21,8 @@ def counting_sort(expert_ids: Tensor, num_experts: int) -> tuple[Tensor, Tensor]
     chunks = triton.cdiv(tokens, chunk)
     counts = torch.empty(layers, chunks, num_experts, dtype=torch.int32, device=ids.device)
     order = torch.empty_like(ids)
-    ends = torch.zeros(layers, num_experts, dtype=torch.int32, device=ids.device)
+    blank = torch.empty if tokens else torch.zeros  # without tokens no program fills it
+    ends = blank(layers, num_experts, dtype=torch.int32, device=ids.device)
     sizes = {"CHUNK": chunk, "WIDTH": width}
     count_kernel[(layers, chunks)](ids, counts, tokens, chunks, num_experts, **sizes)
     place_kernel[(layers, chunks)](
