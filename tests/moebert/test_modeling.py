@@ -11,7 +11,7 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from transformers.models.bert.modeling_bert import BertModel, eager_attention_forward
 
 from moebert import MoEBertConfig, MoEBertForSequenceClassification, adapt
-from moebert.experts import IMPLEMENTATIONS
+from moebert.experts import IMPLEMENTATIONS, sort_by_expert
 
 EXACT = {"rtol": 0, "atol": 1e-9}
 
@@ -252,6 +252,24 @@ def test_every_parameter_gets_a_gradient(make_student: Any, make_batch: Any, rou
     student(**make_batch(batch=32)).loss.backward()
     untouched = [name for name, parameter in student.named_parameters() if parameter.grad is None]
     assert untouched == []
+
+
+@pytest.mark.parametrize(
+    "name", ["up_weight", "up_bias", "down_weight", "down_bias", "layernorm_weight", "layernorm_bias"]
+)
+def test_each_expert_has_weights_of_its_own_that_its_tokens_alone_see(make_student: Any, name: str) -> None:
+    experts = make_student("hash-random").bert.encoder.layer[0].experts
+    tokens, ids = torch.randn(40, 16, dtype=torch.float64), torch.arange(40) % 4
+    dispatch = sort_by_expert(ids, 4)
+    with torch.no_grad():
+        before = experts(tokens, dispatch)
+        for expert in range(4):
+            row = getattr(experts, name)[expert]
+            kept = row.clone()
+            row += torch.randn_like(row)
+            changed = (experts(tokens, dispatch) != before).any(1)
+            row.copy_(kept)
+            assert torch.equal(changed, ids == expert)
 
 
 def test_the_named_implementation_is_the_one_that_runs(
