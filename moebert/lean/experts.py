@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from moebert.lean.layers import Attention
     from moebert.lean.stream import Stream
 
-WORTH_SORTING = 192  # tokens from which on sorted rows were measured to be faster
+WORTH_SORTING = 256  # tokens from which on sorted rows were measured to be faster
 
 
 class Experts(NamedTuple):

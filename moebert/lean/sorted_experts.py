@@ -78,8 +78,6 @@ def sorted_experts(rows: Tensor, dispatch: Dispatch, weights: ExpertWeights) -> 
 def product_tiles(tokens: int, experts: int) -> Tiles:
     """Return how to cut a product; measured on an H100."""
     rows = tokens / experts
-    if rows <= 96:
-        return Tiles(64, 32, 128, 4, 4)
     if rows <= 256:
         return Tiles(64, 64, 128, 4, 3)
     if rows <= 768:

@@ -13,6 +13,7 @@ from bench.registry import runtimes
 from methods.lean import Lean
 from methods.pruned_bert import prune
 from moebert import MoEBertConfig, adapt
+from moebert.lean import LeanModel, pack
 
 ROUTINGS = ("hash-random", "hash-balanced", "gate-token", "gate-sentence")
 KINDS = ("dense", "narrowed", *ROUTINGS)
@@ -79,55 +80,60 @@ def test_it_is_registered_and_says_what_it_cannot_run() -> None:
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
 @pytest.mark.parametrize("padded", [False, True])
 @pytest.mark.parametrize("head", [BertForSequenceClassification, BertForQuestionAnswering])
-def test_captured_it_answers_as_single_precision_does(
+def test_captured_it_rounds_no_more_than_transformers_does(
     kind: str, dtype: torch.dtype, padded: bool, head: type
 ) -> None:
     model = model_of(kind, head).cuda()
     given = batches((8, 16), (8, 24), (8, 16), (1, 64), (160, 7), padded=padded, device="cuda")
-    # a near tie at a gate may fall either way in half precision, so those weights are the rounded ones in both
-    model.to(dtype).float()
-    expected = [kept(model(**batch)) for batch in given]
-    run = Lean().prepare(model.to(dtype), given)
+    model.to(dtype).float()  # only arithmetic is compared, so weights are those that the precision can hold
+    exact = [logits_where_tokens_are(model(**batch), batch) for batch in given]
+    model.to(dtype)
+    theirs = [logits_where_tokens_are(model(**batch), batch) for batch in given]
+    run = Lean().prepare(model, given)
     rubbish = [torch.full((3 * 64, 64), torch.nan, dtype=dtype, device="cuda") for _ in range(64)]
     for index in (0, 1, 2, 3, 4, 2, 0):
-        found, wanted = kept(run(index)), expected[index]
-        if head is BertForQuestionAnswering:
-            real = given[index]["attention_mask"] != 0
-            found, wanted = found[:, real], wanted[:, real]
-        error = (found - wanted).norm() / wanted.norm()
-        assert error <= tolerance(kind, dtype), f"{error:.2e}"
+        ours = logits_where_tokens_are(run(index), given[index])
+        allowed = max(2 * distance(theirs[index], exact[index]), tolerance(kind, dtype))
+        assert distance(ours, exact[index]) <= allowed, (index, distance(ours, exact[index]), allowed)
     assert all(tensor.isnan().all() for tensor in rubbish)  # nothing of the graphs lay where others may write
 
 
-def kept(outputs: Any) -> torch.Tensor:
-    logits = (
-        outputs.logits if "logits" in outputs else torch.stack([outputs.start_logits, outputs.end_logits])
-    )
-    return logits.detach().float().clone()
+def logits_where_tokens_are(outputs: Any, batch: dict[str, torch.Tensor]) -> torch.Tensor:
+    if "logits" in outputs:
+        return outputs.logits.detach().float().clone()
+    logits = torch.stack([outputs.start_logits, outputs.end_logits]).detach().float()
+    return logits[:, batch["attention_mask"] != 0]
+
+
+def distance(found: torch.Tensor, expected: torch.Tensor) -> float:
+    return float((found - expected).norm() / expected.norm())
 
 
 def tolerance(kind: str, dtype: torch.dtype) -> float:
     if dtype == torch.float32:
         return 1e-5
-    return 1e-1 if kind.startswith("gate") else 1e-2  # a token near a tie visits another expert
+    return 3e-1 if kind.startswith("gate") else 1e-2  # a token near a tie visits another expert
 
 
 @pytest.mark.gpu
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("padded", [False, True])
-def test_gradients_in_half_precision(kind: str, padded: bool) -> None:
-    from moebert.lean import LeanModel, pack
-
+def test_gradients_in_half_precision_round_no_more_than_transformers_do(kind: str, padded: bool) -> None:
     model = model_of(kind).cuda()
     (batch,) = batches((8, 16), padded=padded, device="cuda")
     model.bfloat16().float()
     upstream = torch.randn(8, 2, device="cuda")
-    parameters = list(model.parameters())
-    wanted = torch.autograd.grad(model(**batch).logits, parameters, upstream, allow_unused=True)
+    exact = gradients(model, model(**batch).logits, upstream)
     model.bfloat16()
-    logits = LeanModel(model)(pack(batch)).logits
-    found = torch.autograd.grad(logits, list(model.parameters()), upstream.bfloat16(), allow_unused=True)
-    ours = torch.cat([gradient.float().flatten() for gradient in found if gradient is not None])
-    theirs = torch.cat([gradient.flatten() for gradient in wanted if gradient is not None])
-    error = (ours - theirs).norm() / theirs.norm()
-    assert error <= (2e-1 if kind.startswith("gate") else 2e-2), f"{error:.2e}"
+    theirs = gradients(model, model(**batch).logits, upstream)
+    ours = gradients(model, LeanModel(model)(pack(batch)).logits, upstream)
+    allowed = max(2 * distance(theirs, exact), 5e-1 if kind.startswith("gate") else 1e-2)
+    assert distance(ours, exact) <= allowed, (distance(ours, exact), allowed)
+
+
+def gradients(model: Any, logits: torch.Tensor, upstream: torch.Tensor) -> torch.Tensor:
+    """Return the gradients of all parameters, one after another."""
+    found = torch.autograd.grad(
+        logits, list(model.parameters()), upstream.to(logits.dtype), materialize_grads=True, allow_unused=True
+    )
+    return torch.cat([gradient.float().flatten() for gradient in found])
