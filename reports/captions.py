@@ -11,6 +11,10 @@ SCORES = (
     "Scores are × 100: mean over seeds ± half of the 95 % t-interval (n); "
     "a dash stands where one seed gives no interval."
 )
+AVERAGE = (
+    "Average: mean of the tasks' main scores at one seed, then mean and interval over the n seeds at which the method "
+    "finished every task; a task with two validation splits (MNLI) counts once, with the mean of both."
+)
 PARAMETERS = (
     "Encoder parameters leave the embeddings out: sizes are compared by them. Stored parameters are the elements of "
     "the checkpoint; effective ones leave out experts that a token does not visit and exact zeros. "

@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
 from reports import captions
 from reports.comparisons import compare
 from reports.entries import Column, ColumnEntry, Entry, blank, linked, percent, quantity
-from reports.outcomes import Outcome, evaluation_splits, labels, main_score, outcomes, tasks
+from reports.outcomes import (
+    averaged_tasks,
+    evaluation_splits,
+    labels,
+    main_score,
+    outcomes,
+    task_scores,
+    tasks,
+)
 from reports.statistics import mean_interval
 from reports.timings import headline, speedup_entry
 from results.frame import Frame
@@ -28,25 +36,24 @@ def score_columns(frame: Frame) -> list[Column]:
 
 
 def average_column(frame: Frame) -> list[Column]:
-    """Draw the mean of the tasks' main scores, only for methods that finished all of them."""
-    names = tasks(frame)
+    """Draw the mean over tasks, only for methods that finished all of them at one seed at least."""
+    names = averaged_tasks(frame)
     if len(names) < 2:
         return []
-    by_task = {task: outcomes(frame, task) for task in names}
-    entries = {label: _average({task: by_task[task][label] for task in names}) for label in labels(frame)}
+    entries = {
+        label: _average({task: task_scores(frame, task, label) for task in names}) for label in labels(frame)
+    }
     return [Column("average", entries)]
 
 
-def _average(found: dict[str, Outcome]) -> Entry:
-    lacking = [task for task, outcome in found.items() if not outcome.scores]
+def _average(found: Mapping[str, Mapping[int, float]]) -> Entry:
+    lacking = [task for task, scores in found.items() if not scores]
     if lacking:
         return blank(f"no average without {', '.join(lacking)}")
-    shared = set.intersection(*(set(outcome.scores) for outcome in found.values()))
+    shared = set.intersection(*(set(scores) for scores in found.values()))
     if not shared:
         return blank("no seed finished every task")
-    averages = [
-        sum(outcome.scores[seed] for outcome in found.values()) / len(found) for seed in sorted(shared)
-    ]
+    averages = [sum(scores[seed] for scores in found.values()) / len(found) for seed in sorted(shared)]
     return percent(mean_interval(averages))
 
 
@@ -79,7 +86,7 @@ def _multiply_adds(frame: Frame) -> list[Column]:
 
 MAIN: tuple[ColumnEntry, ...] = (
     ColumnEntry("score", captions.SCORES, score_columns),
-    ColumnEntry("average", "The average stands only where every task is there.", average_column),
+    ColumnEntry("average", captions.AVERAGE, average_column),
     ColumnEntry("speedup", captions.SPEEDUP, speedup_column),
     ColumnEntry(
         "effective_encoder_parameters",

@@ -26,7 +26,7 @@ class Entry:
         n: Number of values behind it.
         note: Why it is not a plain number, or what to know about it; becomes a footnote.
         marked: In the group of the best: the best, or not told apart from it by the paired test.
-        cells: The cells that it was drawn from.
+        cells: Ids of the records that it was drawn from: cells, or timings.
     """
 
     text: str

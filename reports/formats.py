@@ -36,6 +36,7 @@ _LATEX = {
     "–": r"\textendash{}",
     "λ": r"\ensuremath{\lambda}",
 }
+FITTING = 30  # letters of a row's name that fit without further room
 _T1 = "ĂăĄąĆćČčĎďĐđĘęĚěĞğİĹĺĽľŁłŃńŇňŊŋŐőŒœŔŕŘřŚśŞşŠšŢţŤťŮůŰűŸŹźŻżŽž"
 _MARKDOWN = {ord(sign): f"\\{sign}" for sign in "\\`*_[]#|~$"} | {
     ord("<"): "&lt;",
@@ -180,7 +181,7 @@ def latex(table: Table) -> str:
         ]
     )
     return _DOCUMENT.format(
-        width=8 + 3 * width,
+        width=8 + 3 * width + max(0, max(map(_breadth, table.rows), default=0) - FITTING) // 4,
         height=16 + len(lines) // 2 + len("".join(footnotes)) // 400,
         unknown="\n".join(_declarations(body)),
         body=body,
@@ -201,6 +202,15 @@ _DOCUMENT = r"""\documentclass{{article}}
 % ---- end of the table ----
 \end{{document}}
 """
+
+
+def _breadth(row: tuple[Entry, ...]) -> int:
+    """Return how many letters the row's name takes in print; a sign that the fonts lack takes as many as its code."""
+    return sum(len("[U+1F680]") if _foreign(sign) else 1 for sign in plain(row[0].text))
+
+
+def _foreign(sign: str) -> bool:
+    return ord(sign) > 0xFF and sign not in _T1 and sign not in _LATEX
 
 
 def _stacked(heading: str) -> str:

@@ -6,6 +6,7 @@ import difflib
 import json
 import shutil
 from importlib.metadata import entry_points
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -75,6 +76,8 @@ def card(record: CellRecord, frame: Frame, config: dict[str, Any]) -> str:
     sections = [
         f"# {escape_markdown(record.label)} on {escape_markdown(record.task)}",
         _purpose(record),
+        "## Intended use",
+        _use(record),
         "## Results",
         _results(record, frame),
         "## Latency",
@@ -131,9 +134,29 @@ def _metadata(record: CellRecord, config: dict[str, Any]) -> dict[str, Any]:
 
 
 def _purpose(record: CellRecord) -> str:
-    summary = str(record.identity.task.get("summary", "")) or record.task
     what = "The fine-tuned teacher" if record.teacher_id is None else "A compressed BERT"
-    return f"{what} for one task: {escape_markdown(summary)}. Meant for research on compression, for that task alone."
+    return f"{what} for one task: {escape_markdown(_task_summary(record))}."
+
+
+def _task_summary(record: CellRecord) -> str:
+    return str(record.identity.task.get("summary", "")) or record.task
+
+
+def _use(record: CellRecord) -> str:
+    task = record.identity.task
+    columns = " and ".join(str(name) for name in task.get("text", ())) or "text"
+    longest = f", together at most {task['max_length']} tokens" if "max_length" in task else ""
+    answers = {
+        "classification": f"one of {', '.join(str(name) for name in task.get('labels', ())) or 'its classes'}",
+        "regression": "one number",
+        "extractive-qa": "the start and the end of the answer in the context",
+    }
+    answer = answers[str(task.get("head", "classification"))]
+    return (
+        "Research on compression, for this one task: as a point of comparison, or to time and take apart. "
+        f"In: {escape_markdown(columns)}, like the rows that it was trained on{longest}. "
+        f"Out: {escape_markdown(answer)}. Nothing that is decided about people should rest on it."
+    )
 
 
 def _results(record: CellRecord, frame: Frame) -> str:
@@ -218,16 +241,26 @@ def _code(value: Any) -> str:
 def _loading(record: CellRecord, config: dict[str, Any]) -> str:
     model = AUTO_MODELS[str(record.identity.task.get("head", "classification"))]
     kind = str(config.get("model_type", "bert"))
-    found = entry_points(group="moebench.methods", name=record.identity.method)
-    module = next((point.module for point in found), "the_package_of_the_method")
     lines = [
-        *([] if kind == "bert" else [f"import {module}  # registers the model type {kind!r}"]),
+        *(f"import {module}  # registers the model type {kind!r}" for module in _registering(record, kind)),
         f"from transformers import AutoTokenizer, {model}",
         "",
         f'model = {model}.from_pretrained(".")',
         'tokenizer = AutoTokenizer.from_pretrained(".")',
     ]
     return "\n".join(["```python", *lines, "```"])
+
+
+def _registering(record: CellRecord, kind: str) -> list[str]:
+    """Name what must be imported before the model type is known: nothing, a package of its name, or the method."""
+    from transformers.models.auto.configuration_auto import CONFIG_MAPPING_NAMES
+
+    if kind in CONFIG_MAPPING_NAMES:
+        return []
+    if kind.isidentifier() and find_spec(kind) is not None:
+        return [kind]
+    found = entry_points(group="moebench.methods", name=record.identity.method)
+    return [next((point.module for point in found), "the_package_of_the_method")]
 
 
 def _limits(record: CellRecord) -> str:

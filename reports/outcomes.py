@@ -11,6 +11,7 @@ from reports.entries import Entry, percent
 from reports.statistics import mean_interval
 from results.frame import TEACHER, Frame
 
+DIAGNOSTIC = frozenset({"ax"})  # of GLUE's server: rows without public labels, no part of its average
 FRAMES = 4  # frames whose outlines are kept: a report, and two to compare
 
 
@@ -90,13 +91,20 @@ def tasks(frame: Frame) -> list[str]:
 
 
 @lru_cache(maxsize=FRAMES)
+def averaged_tasks(frame: Frame) -> tuple[str, ...]:
+    """Return the tasks that an average, a rank or an order is taken over: all but diagnostics of other tasks."""
+    name_of = dict(zip(frame.cells["task"], frame.cells["task_name"], strict=True))
+    return tuple(task for task in tasks(frame) if name_of[task] not in DIAGNOSTIC)
+
+
+@lru_cache(maxsize=FRAMES)
 def labels(frame: Frame) -> tuple[str, ...]:
     """Return the methods in the order of the table: the teacher, then by mean main score, best first.
 
     Those that did not finish every task come after those that did.
     """
     cells = frame.cells
-    done = cells[cells["status"] == "done"]
+    done = cells[(cells["status"] == "done") & cells["task"].isin(averaged_tasks(frame) or tasks(frame))]
     by_task = done.groupby(["label", "task"])["main_value"].mean().groupby("label").agg(["count", "mean"])
     rank = {str(label): (-int(row["count"]), -float(row["mean"])) for label, row in by_task.iterrows()}
     teacher = teacher_label(frame)
@@ -142,6 +150,13 @@ def outcomes(
         values = {cell.seed: outline.values.get((cell.cell_id, split, score)) for cell in cells}
         found[label] = _outcome(cells, values, outline.seeds[task])
     return found
+
+
+def task_scores(frame: Frame, task: str, label: str) -> dict[int, float]:
+    """Return one score a seed: the main score, or its mean over several splits, as GLUE counts MNLI's two."""
+    splits = [outcomes(frame, task, split=split)[label].scores for split in evaluation_splits(frame, task)]
+    seeds = set.intersection(*(set(scores) for scores in splits))
+    return {seed: sum(scores[seed] for scores in splits) / len(splits) for seed in sorted(seeds)}
 
 
 def _outcome(cells: Sequence[Cell], values: Mapping[int, float | None], seeds: Sequence[int]) -> Outcome:

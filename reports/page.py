@@ -44,7 +44,7 @@ class Content:
         summary: What a reader gets in ten seconds.
         conditions: What all numbers depend on.
         choices: Tasks and methods to switch on and off, and the points of the interactive plot.
-        records_csv: Every cell; offered for download and shown by the cell.
+        records: File name -> one line a record, its id first; offered for download and shown one by one.
     """
 
     title: str
@@ -54,7 +54,7 @@ class Content:
     drawings: Sequence[Drawing]
     cards: Sequence[Card]
     choices: Mapping[str, Any]
-    records_csv: str
+    records: Mapping[str, str]
 
 
 def render(content: Content) -> str:
@@ -66,7 +66,7 @@ def render(content: Content) -> str:
         page=content,
         drawn=drawn,
         card_of={card.label: number for number, card in enumerate(content.cards)},
-        records=base64.b64encode(content.records_csv.encode()).decode(),
+        downloads={name: base64.b64encode(text.encode()).decode() for name, text in content.records.items()},
         css=_source("page.css"),
         script=script,
         script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),

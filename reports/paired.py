@@ -14,10 +14,10 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import stats
+from scipy import special
 
 from reports.resampling import RESAMPLES, draws
-from reports.statistics import CONFIDENCE
+from reports.statistics import student_quantile
 
 # Fewer seeds than this say so little about their own spread that it always counts against a claim.
 FEW_SEEDS = 5
@@ -60,8 +60,9 @@ def mcnemar(first_alone: int, second_alone: int) -> float:
     discordant, fewer = first_alone + second_alone, min(first_alone, second_alone)
     if first_alone == second_alone:
         return 1.0
-    tail = float(stats.binom.cdf(fewer, discordant, 0.5) - 0.5 * stats.binom.pmf(fewer, discordant, 0.5))
-    return min(1.0, 2 * tail)
+    up_to = float(special.bdtr(fewer, discordant, 0.5))
+    below = float(special.bdtr(fewer - 1, discordant, 0.5)) if fewer else 0.0
+    return min(1.0, up_to + below)
 
 
 def compare_means(first: Array, second: Array) -> Difference:
@@ -133,7 +134,7 @@ def crossed(by_seed: Array, covariance: Array, rows: int) -> Difference:
         return Difference(mean, mean, mean, 1.0 if mean == 0 else 0.0, seeds, rows)
     freedom = variance**2 / sum(part**2 / degrees for part, degrees in parts if degrees > 0)
     error = math.sqrt(variance)
-    half = float(stats.t.ppf((1 + CONFIDENCE) / 2, freedom)) * error
+    half = student_quantile(freedom) * error
     return Difference(
-        mean, mean - half, mean + half, 2 * float(stats.t.sf(abs(mean) / error, freedom)), seeds, rows
+        mean, mean - half, mean + half, 2 * float(special.stdtr(freedom, -abs(mean) / error)), seeds, rows
     )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -14,7 +13,8 @@ from reports.choices import choices
 from reports.columns import MAIN, draw
 from reports.entries import ColumnEntry, Table
 from reports.figures import FIGURES
-from reports.figures.style import FigureEntry, files
+from reports.figures.drawing import Figures, useful_processes
+from reports.figures.style import FigureEntry
 from reports.outcomes import labels
 from reports.page import Content, Drawing, render
 from reports.summary import summary
@@ -43,10 +43,19 @@ def write(
     *,
     columns: Sequence[ColumnEntry] = MAIN,
     figures: Sequence[FigureEntry] = FIGURES,
+    processes: int | None = None,
 ) -> list[Path]:
     """Write the whole report; an earlier report in ``out`` is replaced, anything else there is left alone.
 
-    The same frame gives the same bytes of Markdown, CSV, LaTeX and HTML.
+    The same frame gives the same bytes, however many processes draw.
+
+    Args:
+        frame: What to report.
+        out: The folder.
+        title: First line.
+        columns: Of the main table.
+        figures: Which to draw.
+        processes: That draw figures, this one included; None: as many as are useful for so many records.
 
     Returns:
         The files, ``report.html`` first.
@@ -58,7 +67,7 @@ def write(
     if frame.cells.empty:
         raise ValueError("nothing to report: the frame has no cells")
     require_free(out)
-    return _place(compose(frame, title, columns=columns, figures=figures), out)
+    return _place(compose(frame, title, columns=columns, figures=figures, processes=processes), out)
 
 
 def write_anatomy(frame: Frame, out: Path, title: str, others: Mapping[str, str]) -> list[Path]:
@@ -79,7 +88,8 @@ def write_anatomy(frame: Frame, out: Path, title: str, others: Mapping[str, str]
     require_free(out)
     tables = anatomy_tables(frame)
     entries = [entry for entry in FIGURES if entry.name == ANATOMY]
-    drawings, pictures = _draw(entries, frame, ())
+    with Figures(entries, frame, processes=1) as figures:
+        drawings, pictures = _drawings(figures, ())
     texts = {MARK: _markdown(title, (), (), tables, drawings), **_tables(tables), **others}
     return _place({name: text.encode() for name, text in texts.items()} | pictures, out)
 
@@ -96,37 +106,43 @@ def compose(
     *,
     columns: Sequence[ColumnEntry] = MAIN,
     figures: Sequence[FigureEntry] = FIGURES,
+    processes: int | None = None,
 ) -> dict[str, bytes]:
     """Make every file of the report in memory: name below the folder -> content."""
+    with Figures(figures, frame, processes or useful_processes(frame)) as drawn:
+        return _compose(frame, title, columns, drawn)
+
+
+def _compose(frame: Frame, title: str, columns: Sequence[ColumnEntry], figures: Figures) -> dict[str, bytes]:
     tables = [main_table(frame, columns), *(table for draw_tables in TABLES for table in draw_tables(frame))]
     conditions = captions.conditions(frame)
-    drawings, pictures = _draw(figures, frame, conditions)
+    texts = _tables(tables)
+    summed, shown, chosen, records = summary(frame), cards(frame), choices(frame), _records(frame)
+    drawings, pictures = _drawings(figures, conditions)
     content = Content(
         title=title,
-        summary=summary(frame),
+        summary=summed,
         conditions=conditions,
         tables=tables,
         drawings=drawings,
-        cards=cards(frame),
-        choices=choices(frame),
-        records_csv=_records_csv(frame),
+        cards=shown,
+        choices=chosen,
+        records=records,
     )
     texts = {
         "report.html": render(content),
         MARK: _markdown(title, content.summary, conditions, tables, drawings),
-        **_tables(tables),
-        "records.csv": content.records_csv,
+        **texts,
+        **records,
     }
     return {name: text.encode() for name, text in texts.items()} | pictures
 
 
-def _draw(
-    entries: Sequence[FigureEntry], frame: Frame, conditions: Sequence[str]
-) -> tuple[list[Drawing], dict[str, bytes]]:
-    """Draw figures for the page, and their files."""
+def _drawings(figures: Figures, conditions: Sequence[str]) -> tuple[list[Drawing], dict[str, bytes]]:
+    """Return the figures for the page, and their files."""
     drawings: list[Drawing] = []
     pictures: dict[str, bytes] = {}
-    for entry, saved in files(entries, frame):
+    for entry, saved in figures.collect():
         drawings.append(
             Drawing(entry.name, entry.title, " ".join([entry.note, *conditions]), saved["inline"])
         )
@@ -170,9 +186,11 @@ def _markdown(
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
-def _records_csv(frame: Frame) -> str:
-    out = io.StringIO()
-    frame.cells.drop(columns="predictions_path").to_csv(
-        out, index=False, float_format="%.10g", lineterminator="\n"
-    )
-    return out.getvalue()
+def _records(frame: Frame) -> dict[str, str]:
+    """Return every cell, and every timing where there are any, as lines of CSV."""
+    cells = {"records.csv": frame.cells.drop(columns="predictions_path")}
+    timings = {} if frame.latency.empty else {"timings.csv": frame.latency}
+    return {
+        name: table.to_csv(index=False, float_format="%.10g", lineterminator="\n")
+        for name, table in (cells | timings).items()
+    }

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 import numpy as np
-from scipy import stats
+from scipy import special  # of scipy.stats only its import would be felt
 
 CONFIDENCE = 0.95
 
@@ -35,10 +35,13 @@ def mean_interval(values: Sequence[float]) -> Estimate:
     mean = float(sample.mean())
     if sample.size == 1:
         return Estimate(mean, None, None, 1)
-    half = float(
-        stats.t.ppf((1 + CONFIDENCE) / 2, sample.size - 1) * sample.std(ddof=1) / math.sqrt(sample.size)
-    )
+    half = student_quantile(sample.size - 1) * float(sample.std(ddof=1)) / math.sqrt(sample.size)
     return Estimate(mean, mean - half, mean + half, sample.size)
+
+
+def student_quantile(freedom: float) -> float:
+    """Return how many standard errors the 95 % interval of Student's t reaches to either side."""
+    return float(special.stdtrit(freedom, (1 + CONFIDENCE) / 2))
 
 
 def geometric_mean(intervals: Sequence[tuple[float, float, float]]) -> Estimate:

@@ -2,9 +2,19 @@
 
 from __future__ import annotations
 
+from statistics import fmean
+
 from reports.comparisons import compare
 from reports.figures.pareto import pareto_front, points, relative_time
-from reports.outcomes import labels, main_score, outcomes, tasks, teacher_label
+from reports.outcomes import (
+    averaged_tasks,
+    evaluation_splits,
+    labels,
+    main_score,
+    outcomes,
+    tasks,
+    teacher_label,
+)
 from reports.tables.comparison import retained
 from reports.timings import headline, speedup
 from results.frame import Frame
@@ -38,12 +48,15 @@ def _best(frame: Frame, task: str) -> str:
 
 
 def _best_overall(frame: Frame) -> str:
-    names = tasks(frame)
-    kept = {task: retained(frame, task) for task in names}
+    names = averaged_tasks(frame)
+    kept = {
+        task: [retained(frame, task, split) for split in evaluation_splits(frame, task)] for task in names
+    }
     whole = {
-        label: 100 * sum(kept[task][label].mean for task in names) / len(names)
+        label: 100 * fmean(fmean(of_split[label].mean for of_split in kept[task]) for task in names)
         for label in labels(frame)
-        if label != teacher_label(frame) and all(label in kept[task] for task in names)
+        if label != teacher_label(frame)
+        and all(label in of_split for of_task in kept.values() for of_split in of_task)
     }
     if not whole:
         return ""

@@ -106,7 +106,7 @@ def speedup_entry(frame: Frame, setting: Setting, label: str, *, in_full: bool =
     named = dict.fromkeys(line.partition(":")[0] for line in warnings)
     if warnings:
         notes.append("; ".join(warnings) if in_full else f"timing doubtful: {', '.join(named)}")
-    return ratio(estimate, cells=done["cell_id"], note="; ".join(notes))
+    return ratio(estimate, cells=done["latency_id"], note="; ".join(notes))
 
 
 def _why_none(anywhere: pd.DataFrame, same: pd.DataFrame) -> str:

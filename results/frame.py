@@ -16,7 +16,7 @@ import pandas as pd
 from results.columns import ANATOMY, CELLS, CURVES, ENVIRONMENTS, LATENCY, SCORES, TRIES
 from results.errors import FrameError
 from results.record import AnatomyRecord, CellRecord, LatencyRecord
-from results.rows import cell_row, curve_rows, environment_row, latency_row, score_rows, task_label, try_rows
+from results.rows import cell_row, curve_rows, environment_row, latency_rows, score_rows, task_label, try_rows
 from results.store import AnyRecord, RunFolder
 
 if TYPE_CHECKING:
@@ -110,7 +110,7 @@ def from_records(
         ),
         latency=_table(
             LATENCY,
-            [latency_row(timing, tasks.get(timing.cell_id, timing.task)) for timing in timings],
+            latency_rows(timings, tasks),
             sort=["task", "label", "seed", "environment", "runtime", "workload"],
         ),
         curves=_table(CURVES, [row for cell in cells for row in curve_rows(cell)]),

@@ -59,9 +59,9 @@ def read_table(path: Path) -> Any:
     import pyarrow.parquet as pq
 
     try:
-        table = pq.ParquetFile(path).read()  # one file: no need of a data set's machinery
+        table = pq.ParquetFile(path).read(use_threads=False)  # small: no need of more machinery
         if shared := (table.schema.metadata or {}).get(SHARED):
-            rows = pq.ParquetFile(path.parent / ROWS / f"{shared.decode()}.parquet").read()
+            rows = pq.ParquetFile(path.parent / ROWS / f"{shared.decode()}.parquet").read(use_threads=False)
             for name in reversed(rows.column_names):
                 table = table.add_column(0, name, rows[name])
     except (OSError, ValueError) as error:

@@ -8,11 +8,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from results.record import CellRecord, LatencyRecord, canonical_json
-from results.timing import summarise
+from results.timing import summarise_all
 
 if TYPE_CHECKING:
     from results.environment import Environment
     from results.store import RunFolder
+    from results.timing import TimingSummary
 
 
 def task_label(cell: CellRecord) -> str:
@@ -112,8 +113,23 @@ def try_rows(cell: CellRecord) -> Iterable[dict[str, Any]]:
         }
 
 
-def latency_row(timing: LatencyRecord, task: str) -> dict[str, Any]:
-    """Lay out a timing with its statistics."""
+def latency_rows(timings: Iterable[LatencyRecord], tasks: Mapping[str, str]) -> list[dict[str, Any]]:
+    """Lay out timings with their statistics.
+
+    Args:
+        timings: Records of timings.
+        tasks: What tables call the task of each cell.
+    """
+    timings = list(timings)
+    done = [timing for timing in timings if timing.status == "done"]
+    summaries = dict(zip((timing.id for timing in done), summarise_all(done), strict=True))
+    return [
+        _latency_row(timing, tasks.get(timing.cell_id, timing.task), summaries.get(timing.id))
+        for timing in timings
+    ]
+
+
+def _latency_row(timing: LatencyRecord, task: str, summary: TimingSummary | None) -> dict[str, Any]:
     row: dict[str, Any] = {
         "latency_id": timing.id,
         "cell_id": timing.cell_id,
@@ -133,9 +149,9 @@ def latency_row(timing: LatencyRecord, task: str) -> dict[str, Any]:
         "repeats": len(timing.repeats),
         "warnings": "\n".join(timing.warnings),
     }
-    if timing.status != "done":
+    if summary is None:
         return row
-    summary, repeats = summarise(timing), timing.repeats
+    repeats = timing.repeats
     return row | {
         "p50_ms": summary.p50_ms,
         "p90_ms": summary.p90_ms,

@@ -158,7 +158,8 @@ def _speedups(processes: Sequence[Calls]) -> Milliseconds:
         resampled[:, here] = np.log(baseline / candidate)
     tail = (1 - CONFIDENCE) / 2
     ends = np.quantile(_median(resampled), [tail, 1 - tail], axis=1)
-    return np.exp(np.stack([_median(logs), *ends]))
+    found: Milliseconds = np.exp(np.stack([_median(logs), *ends]))
+    return found
 
 
 @lru_cache(maxsize=16)

@@ -9,7 +9,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
-from reports.figures.style import COLOURS, INK, legend_below, panels
+from reports.figures.style import COLOURS, INK, legend_below, panels, short
 from reports.outcomes import labels
 from results.frame import Frame
 
@@ -37,7 +37,7 @@ def draw(frame: Frame) -> Figure | None:
     figure, axes = panels(len(shown), height=1.6)
     for axis, label in zip(axes, shown, strict=True):
         _panel(axis, by_label[label], styles)
-        axis.set_title(label)
+        axis.set_title(short(label))
     if len(known) > len(shown):
         figure.suptitle(f"the first {len(shown)} of {len(known)} in the order of the main table", fontsize=7)
     if len(names) > 1:

@@ -10,9 +10,8 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
-from scipy import stats
 
-from reports.figures.style import PAGE_WIDTH, figure_of, panels
+from reports.figures.style import PAGE_WIDTH, figure_of, panels, short
 from reports.outcomes import labels, tasks, teacher_label
 from reports.tables.comparison import retained
 from results.frame import Frame
@@ -20,6 +19,7 @@ from results.frame import Frame
 GRIDS = 12  # panels of one figure
 LAUNCH_BOUND = 1.25  # the next larger input takes less than this many times as long
 SLANTED = 16  # letters of a task's name that may be written aslant
+TITLE = 34  # letters above a panel
 _MAP = "cividis"  # as readable in grey as in colour
 
 
@@ -38,9 +38,10 @@ def draw_retained(frame: Frame) -> Figure | None:
         return None
     longest = max(map(len, names))
     below = 0.055 * longest if longest > SLANTED else 0.0  # inches that upright names take below the squares
-    figure, axis = figure_of(min(PAGE_WIDTH, 2.2 + 0.62 * len(names)), 0.9 + 0.24 * len(students) + below)
+    beside = max(2.2, 0.4 + 0.06 * max(len(short(label)) for label in students))
+    figure, axis = figure_of(min(PAGE_WIDTH, beside + 0.62 * len(names)), 0.9 + 0.24 * len(students) + below)
     _numbers(axis, values, "{:.1f}", low=float(np.nanmin(values)), high=max(100.0, float(np.nanmax(values))))
-    _ticks(axis, students, names)
+    _ticks(axis, [short(label) for label in students], names)
     if len(names) > 1:
         axis.tick_params(axis="x", rotation=90 if below else 45)
     return figure
@@ -78,7 +79,8 @@ class _Grid:
 
 def _grid(title: str, timed: pd.DataFrame) -> _Grid:
     def pooled(column: str) -> pd.DataFrame:
-        return timed.pivot_table(index="batch_size", columns="length", values=column, aggfunc=stats.gmean)
+        logs = timed.assign(log=np.log(timed[column].astype(float)))
+        return logs.pivot_table(index="batch_size", columns="length", values="log").map(np.exp)
 
     speedups = pooled("speedup")
     return _Grid(
@@ -99,7 +101,8 @@ def _grids(frame: Frame) -> list[_Grid]:
         if len(same[["batch_size", "length"]].drop_duplicates()) < 2:
             continue
         for label, timed in same.groupby("label"):
-            title = f"{label}, {conditions[1]}, {conditions[2]}"
+            parts = short(str(label), TITLE), f"{conditions[1]}, {conditions[2]}"
+            title = ", ".join(parts) if sum(map(len, parts)) < TITLE else "\n".join(parts)
             found.append((order[str(label)], str(conditions), _grid(title, timed)))
     return [grid for *_, grid in sorted(found, key=lambda entry: entry[:2])]
 

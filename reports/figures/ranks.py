@@ -7,10 +7,9 @@ import math
 import numpy as np
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
-from scipy import stats
 
-from reports.figures.style import INK, PAGE_WIDTH, figure_of
-from reports.outcomes import labels, outcomes, tasks, teacher_label
+from reports.figures.style import INK, PAGE_WIDTH, figure_of, short
+from reports.outcomes import averaged_tasks, labels, task_scores, teacher_label
 from results.frame import Frame
 
 FEWEST_TASKS = 5
@@ -19,20 +18,24 @@ FEWEST_METHODS = 3
 
 def average_ranks(frame: Frame) -> tuple[dict[str, float], int]:
     """Return the mean rank of every student that finished all tasks, best first, and the number of tasks."""
-    names = tasks(frame)
+    names = averaged_tasks(frame)
     means: dict[str, list[float]] = {}
     for label in labels(frame):
-        found = [outcomes(frame, task)[label].scores for task in names]
+        found = [task_scores(frame, task, label) for task in names]
         if label != teacher_label(frame) and all(found):
             means[label] = [float(np.mean(list(scores.values()))) for scores in found]
     if not means:
         return {}, len(names)
+    from scipy import stats
+
     ranks: NDArray[np.float64] = stats.rankdata(-np.array(list(means.values())), axis=0).mean(axis=1)
     return dict(sorted(zip(means, ranks.tolist(), strict=True), key=lambda item: item[1])), len(names)
 
 
 def critical_difference(methods: int, count: int) -> float:
     """Return how far mean ranks over ``count`` tasks must lie apart (Nemenyi's test at 5 %)."""
+    from scipy import stats
+
     quantile = float(stats.studentized_range.ppf(0.95, methods, math.inf)) / math.sqrt(2)
     return quantile * math.sqrt(methods * (methods + 1) / (6 * count))
 
@@ -68,7 +71,7 @@ def draw(frame: Frame) -> Figure | None:
         height = -1.0 - (place if left else len(ranks) - 1 - place)
         edge = 1 if left else len(ranks)
         axis.plot([mean, mean, edge], [0, height, height], color=INK, linewidth=0.6, clip_on=False)
-        text, side = f"{label} ({mean:.2f})", "right" if left else "left"
+        text, side = f"{short(label)} ({mean:.2f})", "right" if left else "left"
         axis.annotate(text, (edge, height), (-3 if left else 3, 0), textcoords="offset points", ha=side, va="center",
                       fontsize=7, annotation_clip=False)  # fmt: skip
     for number, (first, last) in enumerate(bars):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from matplotlib.figure import Figure
 
-from reports.figures.style import INK, marks, panels
+from reports.figures.style import INK, marks, panels, short
 from reports.outcomes import labels, main_score, outcomes, tasks
 from reports.statistics import mean_interval
 from results.frame import Frame
@@ -39,7 +39,7 @@ def draw(frame: Frame) -> Figure | None:
             alpha=0.8,
             linewidths=0,
         )
-        axis.set_yticks(range(len(shown)), shown)
+        axis.set_yticks(range(len(shown)), [short(label) for label in shown])
         axis.set_ylim(len(shown) - 0.5, -0.5)
         axis.set_title(task)
         axis.set_xlabel(f"{main_score(frame, task)} × 100")

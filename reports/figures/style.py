@@ -26,6 +26,7 @@ PAGE_WIDTH = 6.7  # inches, the text width of an A4 page
 # Okabe and Ito (2008), without the yellow that vanishes on white.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#7F7F7F")
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", ">", "h", "p")
+LETTERS = 19.5  # of a legend in one inch
 DOT = (34, 90)  # area of a point, and of a star, which fills less of it
 _STYLE = Path(__file__).with_name("paper.mplstyle")
 
@@ -96,6 +97,14 @@ def figure_of(width: float, height: float) -> tuple[Figure, Any]:
     return figure, figure.subplots()
 
 
+def short(name: str, letters: int = 34) -> str:
+    """Leave out the middle of a name that would push everything else aside; tables have it whole."""
+    if len(name) <= letters:
+        return name
+    kept = letters - 1
+    return f"{name[: kept - kept // 3]}…{name[-(kept // 3) :]}"
+
+
 def legend(figure: Figure, shown: Mapping[str, Mark]) -> None:
     """Name the methods: beside the panels where they are few, else below."""
     handles = [
@@ -111,14 +120,16 @@ def legend(figure: Figure, shown: Mapping[str, Mark]) -> None:
         for mark in shown.values()
     ]
     if len(handles) <= 12:
-        figure.legend(handles, list(shown), loc="outside right upper")
+        figure.legend(handles, [short(name) for name in shown], loc="outside right upper")
     else:
         legend_below(figure, handles, list(shown))
 
 
 def legend_below(figure: Figure, handles: Sequence[Any], names: Sequence[str]) -> None:
     """Name what is drawn below a figure, in as many columns as fit, and make room for the rows."""
-    columns = max(1, min(5, len(names), 130 // (max(map(len, names)) + 6)))
+    names = [short(name) for name in names]
+    letters = int(LETTERS * figure.get_figwidth())
+    columns = max(1, min(5, len(names), letters // (max(map(len, names)) + 6)))
     rows = -(-len(names) // columns)
     figure.set_figheight(figure.get_figheight() + 0.16 * (rows - 1))
     figure.legend(handles, names, loc="outside lower center", ncols=columns)
@@ -138,11 +149,27 @@ def files(entries: Iterable[FigureEntry], frame: Frame) -> Iterator[tuple[Figure
             figure = entry.draw(frame)
             if figure is None:
                 continue
-            figure.draw_without_rendering()
-            with mpl.rc_context({"figure.constrained_layout.use": False}):
-                figure.set_layout_engine(None)  # what was laid out once holds for every format
+            with mpl.rc_context(
+                {"figure.constrained_layout.use": False}
+            ):  # would lay out anew for every format
+                _lay_out(figure)
                 saved = _formats(figure, entry.name)
         yield entry, saved
+
+
+def _lay_out(figure: Figure) -> None:
+    """Find the place of everything once, for every format."""
+    engine = figure.get_layout_engine()
+    if engine is not None:
+        engine.execute(figure)
+        figure.set_layout_engine(None)
+    to_figure = figure.transFigure.inverted()
+    for axes in figure.axes:
+        for axis in (axes.xaxis, axes.yaxis):
+            axis.get_tightbbox(figure.canvas.get_renderer())  # type: ignore[attr-defined]
+            label = axis.label
+            x, y = to_figure.transform(label.get_transform().transform(label.get_position()))
+            axis.set_label_coords(x, y, figure.transFigure)
 
 
 def _formats(figure: Figure, name: str) -> dict[str, bytes]:

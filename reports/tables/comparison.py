@@ -116,7 +116,22 @@ def _share(estimates: Mapping[str, Estimate], label: str, why: str) -> Entry:
 
 
 def _notes(frame: Frame) -> list[str]:
-    seeds = len(frame.cells["seed"].unique())
-    floor = f"An exact permutation test over {seeds} seeds alone could not go below p = {permutation_floor(seeds):.4g}."
-    alone = "With one seed the tests tell two checkpoints apart, not two methods."
-    return [DIFFERENCES, *([alone] if seeds == 1 else [floor]), AGREEMENT]
+    paired = sorted(
+        {
+            found.difference.seeds
+            for task in tasks(frame)
+            for split in evaluation_splits(frame, task)
+            for against in (compare(frame, task, split).with_teacher, compare(frame, task, split).with_best)
+            for found in against.values()
+            if found.difference is not None
+        }
+    )
+    sentences = [DIFFERENCES]
+    if 1 in paired:
+        sentences.append("With one seed the tests tell two checkpoints apart, not two methods.")
+    if paired and (most := paired[-1]) > 1:
+        sentences.append(
+            f"An exact permutation test over the {most} seeds that a pair shares{' at most' * (len(paired) > 1)} could "
+            f"not go below p = {permutation_floor(most):.4g}."
+        )
+    return [*sentences, AGREEMENT]

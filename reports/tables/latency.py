@@ -76,7 +76,7 @@ def _row(frame: Frame, setting: Setting, label: str, timed: pd.DataFrame) -> tup
         pooled("peak_memory_bytes", 1e6, max),
         pooled("energy_mj"),
     )
-    return linked(row, done["cell_id"])
+    return linked(row, done["latency_id"])
 
 
 def _geometric(values: Sequence[float]) -> float:

@@ -107,25 +107,27 @@ function parseCsv(text) {
   }
   return rows.slice(0, -1);
 }
-function record(id) {
-  if (!records) {
-    const bytes = Uint8Array.from(atob(byId("download").href.split(",")[1]), (sign) => sign.charCodeAt(0));
+function readRecords() {
+  const found = new Map();
+  for (const link of all("a[download]")) {
+    const bytes = Uint8Array.from(atob(link.href.split(",")[1]), (sign) => sign.charCodeAt(0));
     const [names, ...rows] = parseCsv(new TextDecoder().decode(bytes));
-    records = { names, rows: new Map(rows.map((row) => [row[0], row])) };
+    for (const row of rows) found.set(row[0], { names, row });
   }
-  return records.rows.get(id);
+  return found;
 }
 function showRecords(ids) {
-  const found = ids.map(record).filter(Boolean);
+  records ??= readRecords();
+  const found = ids.map((id) => records.get(id)).filter(Boolean);
   const table = document.createElement("table");
-  records.names.forEach((name, place) => {
-    if (found.every((row) => row[place] === "")) return;
+  (found[0]?.names ?? []).forEach((name, place) => {
+    if (found.every(({ row }) => row[place] === "")) return;
     const line = table.insertRow();
     const heading = document.createElement("th");
     heading.scope = "row";
     heading.textContent = name;
     line.append(heading);
-    for (const row of found) line.insertCell().textContent = row[place];
+    for (const { row } of found) line.insertCell().textContent = row[place];
   });
   byId("record-title").textContent = ids.map((id) => `records/${id}.json`).join(", ");
   byId("record-body").replaceChildren(table);

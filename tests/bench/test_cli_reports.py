@@ -5,11 +5,20 @@ from __future__ import annotations
 import json
 import re
 import shutil
+import subprocess
+import sys
 import webbrowser
 from pathlib import Path
 
 import pytest
+import torch
+import yaml
+from huggingface_hub import ModelCard
 
+from bench import registry
+from bench.matrix import load_matrix
+from bench.run import run as run_matrix
+from bench.tasks import catalog
 from results.record import CellRecord
 from results.store import RunFolder
 
@@ -46,6 +55,50 @@ def test_an_exported_cell_has_a_card(moebench, monkeypatch, tmp_path):
     code, stdout, stderr = moebench("export", run, cell.id[:8], "--out", tmp_path / "card")
     assert code == 0, stderr
     assert stdout.split()[:2] == ["wrote", str(tmp_path / "card" / "README.md")]
+
+
+LOADED_ELSEWHERE = """
+import json, sys
+import torch
+torch.set_num_threads(1)
+ids = torch.tensor(json.loads(sys.argv[1]))
+with torch.inference_mode():
+    logits = model.eval()(input_ids=ids, attention_mask=torch.ones_like(ids)).logits
+assert len(tokenizer) > 10
+print(json.dumps([type(model).__name__, logits.double().tolist()]))
+"""
+
+
+def test_what_a_card_says_loads_the_exported_checkpoint_elsewhere(
+    moebench, tiny_matrix, tiny_task, tmp_path, monkeypatch
+):
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    matrix = yaml.safe_load(tiny_matrix.read_text())
+    methods = [{"moebert": {"num_experts": 2}}, "prune-structured"]
+    tiny_matrix.write_text(yaml.safe_dump(matrix | {"methods": methods}))
+    run = tmp_path / "run"
+    assert run_matrix(load_matrix(str(tiny_matrix)), run).failures == []
+    ids = [[2, 5, 6, 7, 3], [2, 9, 8, 7, 3]]
+    kinds = {}
+    for cell in (record for record in RunFolder(run).records() if record.teacher_id is not None):
+        out = tmp_path / cell.id
+        code, _, stderr = moebench("export", run, cell.id, "--out", out)
+        assert code == 0, stderr
+        card = ModelCard.load(out / "README.md")
+        (block,) = re.findall(r"^```python\n(.*?)^```$", card.text, re.MULTILINE | re.DOTALL)
+        command = [sys.executable, "-c", block + LOADED_ELSEWHERE, json.dumps(ids)]
+        loaded = subprocess.run(command, cwd=out, capture_output=True, text=True, check=False)
+        assert loaded.returncode == 0, loaded.stderr
+        kinds[cell.identity.method], logits = json.loads(loaded.stdout)
+        method = registry.methods.get(cell.identity.method)()
+        here = method.load(RunFolder(run).model_folder(cell.id), catalog.find(str(tiny_task))).eval()
+        with torch.inference_mode():
+            expected = here(
+                input_ids=torch.tensor(ids), attention_mask=torch.ones(2, 5, dtype=torch.int64)
+            ).logits
+        assert logits == expected.double().tolist()
+    assert kinds["moebert"] == "MoEBertForSequenceClassification"
+    assert kinds["prune-structured"].startswith("Pruned")
 
 
 @pytest.mark.parametrize(

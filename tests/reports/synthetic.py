@@ -192,7 +192,7 @@ def latency(
         "workload": workload,
         "runtime": "eager",
         "device": "cpu",
-        "dtype": "float32",
+        "dtype": "fp32",
         "threads": 1,
         "repeats": [repeat() for _ in range(3)] if status == "done" else [],
     }

@@ -11,6 +11,7 @@ import io
 import json
 import os
 import shutil
+import unicodedata
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -33,6 +34,7 @@ Keys = pytest.importorskip("selenium.webdriver.common.keys").Keys
 selenium_axe_python = pytest.importorskip(
     "selenium_axe_python", reason="selenium-axe-python is not installed"
 )
+pypdf = pytest.importorskip("pypdf", reason="pypdf is not installed")
 HARD = "<script>alert('a_b & c%')</script>"
 
 
@@ -177,6 +179,16 @@ def test_a_number_opens_its_records_and_escape_closes_them(browser: Any) -> None
     assert not dialog.is_displayed()
 
 
+def test_a_speed_up_opens_its_timings(browser: Any) -> None:
+    link = browser.find_element(By.CSS_SELECTOR, "section[aria-labelledby=table-latency] td a[data-cells]")
+    ids = link.get_attribute("data-cells").split()
+    link.send_keys(Keys.ENTER)
+    dialog = browser.find_element(By.ID, "record")
+    for word in (*ids, "speedup_low", "baseline_p50_ms"):
+        assert word in dialog.text
+    dialog.send_keys(Keys.ESCAPE)
+
+
 def test_a_method_leads_to_its_card(browser: Any) -> None:
     click(browser, "tr[data-method=moebert] th a")
     card = browser.find_element(By.CSS_SELECTOR, ":target")
@@ -185,8 +197,7 @@ def test_a_method_leads_to_its_card(browser: Any) -> None:
 
 
 def test_the_records_can_be_taken_away_as_csv(browser: Any, page: Path) -> None:
-    link = browser.find_element(By.ID, "download")
-    assert link.get_attribute("download") == "records.csv"
+    link = browser.find_element(By.CSS_SELECTOR, "a[download='records.csv']")
     script = "return new TextDecoder().decode(Uint8Array.from(atob(arguments[0]), (c) => c.charCodeAt(0)))"
     text = browser.execute_script(script, link.get_attribute("href").partition(",")[2])
     assert text == (page.parent / "records.csv").read_text(encoding="utf-8")
@@ -239,11 +250,74 @@ def test_no_serious_violation_and_no_sideways_scrolling(browser: Any, width: int
         assert browser.save_screenshot(str(Path(folder) / f"report-{width}-{scheme}.png"))
 
 
-def test_it_prints_to_a_pdf_without_controls_and_with_open_cards(browser: Any) -> None:
-    printed = base64.b64decode(browser.print_page())
-    assert printed.startswith(b"%PDF")
+PAPER = {"paperWidth": 11.69, "paperHeight": 8.27, "preferCSSPageSize": True, "printBackground": True}
+BETWEEN_MARGINS = 1031  # CSS pixels of a landscape A4 page between the page's own margins
+
+
+def printed(browser: Any) -> bytes:
+    return base64.b64decode(browser.execute_cdp_cmd("Page.printToPDF", PAPER)["data"])
+
+
+def test_it_prints_every_word_of_every_table_figure_and_card_inside_the_pages(browser: Any) -> None:
+    document = printed(browser)
+    if folder := os.environ.get("SCREENSHOTS"):
+        (Path(folder) / "report.pdf").write_bytes(document)
+    places: list[tuple[float, float, float]] = []
+    text = ""
+    for sheet in pypdf.PdfReader(io.BytesIO(document)).pages:
+        width, height = float(sheet.mediabox.width), float(sheet.mediabox.height)
+        assert width > height, "a page lies on its side, as wide tables need"
+
+        def place(piece: str, cm: Any, tm: Any, *_: Any, width: float = width) -> None:
+            if piece.strip():
+                places.append((tm[4] * cm[0] + tm[5] * cm[2] + cm[4], width, len(piece)))
+
+        text += sheet.extract_text(visitor_text=place)
+    assert all(20 < x < width - 20 for x, width, _ in places), "something stands outside the margins"
+    glued = "".join(unicodedata.normalize("NFKC", text).split())  # a ligature is its letters
+    wanted = browser.execute_script(
+        "return [...document.querySelectorAll('table.data th, table.data td, main .caption, .note, dt, dd')]"
+        ".map((one) => one.textContent)"
+    )
+    words = {word for one in wanted for word in one.replace("\xa0↕", "").split()}
+    assert len(words) > 200
+    assert sorted(word for word in words if word not in glued) == []
+    for control in (
+        "Filter methods",
+        "Dark or light",
+        "Skip to the tables",
+        "records.csv",
+        "methods, 2 of 2",
+        "↕",
+    ):
+        assert "".join(control.split()) not in glued
     assert browser.execute_script(
         "return [...document.querySelectorAll('details')].every((card) => card.open)"
     )
-    if folder := os.environ.get("SCREENSHOTS"):
-        (Path(folder) / "report.pdf").write_bytes(printed)
+
+
+def test_no_column_is_cut_off_on_paper(browser: Any) -> None:
+    browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": "print"})
+    _size(browser, BETWEEN_MARGINS, 700)
+    wide = browser.execute_script(
+        "return [...document.querySelectorAll('table.data, figure svg')]"
+        ".filter((one) => one.getBoundingClientRect().right > innerWidth + 1)"
+        ".map((one) => one.closest('section').getAttribute('aria-labelledby'))"
+    )
+    browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": ""})
+    assert wide == []
+
+
+def test_dark_prints_as_light(browser: Any) -> None:
+    light = printed(browser)
+    media = {"media": "print", "features": [{"name": "prefers-color-scheme", "value": "dark"}]}
+    browser.execute_cdp_cmd("Emulation.setEmulatedMedia", media)
+    browser.execute_script("document.documentElement.dataset.theme = 'dark'")
+    colours = "const style = getComputedStyle(document.body); return [style.backgroundColor, style.color]"
+    assert browser.execute_script(colours) == ["rgb(255, 255, 255)", "rgb(0, 0, 0)"]
+    dark = printed(browser)
+    browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": "", "features": []})
+    one, other = (pypdf.PdfReader(io.BytesIO(document)) for document in (light, dark))
+    assert len(one.pages) == len(other.pages)
+    for sheet, twin in zip(one.pages, other.pages, strict=True):
+        assert sheet.get_contents().get_data() == twin.get_contents().get_data()

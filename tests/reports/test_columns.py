@@ -6,12 +6,12 @@ import pytest
 from synthetic import ENVIRONMENT, OTHER_ENVIRONMENT, campaign, cell, latency
 
 from reports import comparison_table
-from reports.columns import MAIN, score_columns, speedup_column
+from reports.columns import MAIN, average_column, score_columns, speedup_column
 from reports.entries import DASH, Column, ColumnEntry, Entry, quantity
 from reports.outcomes import labels
 from reports.tables import main_table
 from results.frame import Frame, from_records
-from results.record import WorkloadRecord
+from results.record import CellRecord, WorkloadRecord
 
 
 def entries(frame: Frame, heading: str) -> dict[str, Entry]:
@@ -88,6 +88,28 @@ def test_the_average_stands_only_where_every_task_is_there() -> None:
     found = entries(frame, "average")
     assert found["finetune"].value == pytest.approx(70.0)
     assert (found["distilbert"].text, found["distilbert"].note) == (DASH, "no average without b")
+
+
+def test_the_average_counts_mnli_once_and_its_diagnostic_never() -> None:
+    def on_mnli(label: str, matched: float, mismatched: float) -> CellRecord:
+        scores = {"validation": {"accuracy": matched}, "validation_mismatched": {"accuracy": mismatched}}
+        return cell(label, "mnli", scores=scores)
+
+    frame = from_records(
+        [
+            on_mnli("finetune", 0.80, 0.84),
+            cell("finetune", "rte", value=0.60),
+            cell("finetune", "ax", value=0.10),
+            on_mnli("distilbert", 0.81, 0.81),
+            cell("distilbert", "rte", value=0.61),
+        ]
+    )
+    found = entries(frame, "average")
+    assert found["finetune"].value == pytest.approx((82 + 60) / 2)
+    assert found["distilbert"].value == pytest.approx((81 + 61) / 2)
+    assert labels(frame)[0] == "distilbert"  # that of ax says nothing
+    alone = from_records([cell("finetune", "ax"), cell("finetune", "rte")])
+    assert average_column(alone) == []
 
 
 def test_the_average_uses_the_seeds_that_finished_every_task() -> None:
@@ -183,7 +205,7 @@ def test_a_caption_states_device_runtime_dtype_threads_batch_length_seeds_and_co
     for part in (
         "cpu",
         "runtime eager",
-        "float32",
+        "fp32",
         "1 thread",
         "batch 1",
         "128 tokens",

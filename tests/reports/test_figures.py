@@ -13,7 +13,7 @@ from synthetic import SPEED, campaign, cell, latency
 
 from reports.figures import FIGURES, heatmaps, pareto, ranks, seeds
 from reports.figures.ablation import sweeps
-from reports.figures.style import FigureEntry, files, marks, paper_style
+from reports.figures.style import FigureEntry, files, marks, paper_style, short
 from reports.statistics import Estimate
 from results.frame import Frame, from_records
 from results.record import CellRecord, WorkloadRecord
@@ -76,6 +76,16 @@ def test_every_method_is_drawn_its_own_way() -> None:
     assert len({(mark.colour, mark.marker) for mark in drawn.values()}) == 61
     first = [drawn[f"method {number}"].marker for number in range(7)]
     assert len(set(first)) == len(first), "neighbours must differ in grey too"
+
+
+def test_a_long_name_keeps_its_beginning_and_its_end() -> None:
+    assert short("moebert") == "moebert"
+    name = "a name that is a good deal longer than any name of a method should ever be"
+    shown = short(name)
+    assert len(shown) == 34
+    begins, ends = shown.split("…")
+    assert name.startswith(begins)
+    assert name.endswith(ends)
 
 
 def test_launches_bind_where_more_work_takes_hardly_longer() -> None:

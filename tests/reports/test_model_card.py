@@ -66,7 +66,7 @@ def test_the_card_says_how_it_was_made_how_fast_it_is_and_its_limits(tmp_path: P
 @pytest.mark.parametrize(
     ("method", "model_type", "line"),
     [
-        ("moebert", "moebert", "import methods.moebert "),
+        ("moebert", "moebert", "import moebert  # registers the model type 'moebert'"),
         ("prune-structured", "pruned-bert", "import methods.prune_structured "),
         ("not-installed", "other", "import the_package_of_the_method "),
     ],
@@ -79,10 +79,22 @@ def test_a_model_type_of_a_method_is_registered_by_loading_the_method(
     assert line in (tmp_path / "out" / "README.md").read_text()
 
 
-def test_a_plain_bert_needs_no_import(tmp_path: Path) -> None:
+@pytest.mark.parametrize("model_type", ["bert", "distilbert"])
+def test_what_transformers_brings_needs_no_import(model_type: str, tmp_path: Path) -> None:
     record = cell("finetune")
-    export(run_with(tmp_path / "run", record), record.id, tmp_path / "out")
+    export(run_with(tmp_path / "run", record, model_type=model_type), record.id, tmp_path / "out")
     assert "registers the model type" not in (tmp_path / "out" / "README.md").read_text()
+
+
+def test_the_card_has_every_heading_of_a_card(tmp_path: Path) -> None:
+    record = cell("moebert")
+    export(run_with(tmp_path / "run", record), record.id, tmp_path / "out")
+    text = ModelCard.load(tmp_path / "out" / "README.md").text
+    headings = [line.removeprefix("## ") for line in text.splitlines() if line.startswith("## ")]
+    assert headings == ["Intended use", "Results", "Latency", "How it was made", "How to load it", "Limits"]
+    for number, heading in enumerate(headings):
+        section = text.partition(f"## {heading}\n")[2].partition("\n## ")[0]
+        assert len(section.split()) > 5, headings[number]
 
 
 def test_hard_names_do_not_break_the_metadata(tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ from synthetic import ENVIRONMENT, campaign, cell, latency
 
 from reports import write
 from reports.figures import FIGURES
+from reports.figures.drawing import useful_processes
 from reports.figures.style import FigureEntry, paper_style
 from results.frame import Frame, from_records
 
@@ -49,6 +50,27 @@ def test_the_same_records_in_another_order_give_the_same_bytes(report: Path, tmp
     first, second = contents(report), contents(tmp_path / "again")
     assert first.keys() == second.keys()
     assert [name for name in first if first[name] != second[name]] == []
+
+
+def test_other_processes_draw_the_same_bytes(frame: Frame, report: Path, tmp_path: Path) -> None:
+    write(frame, tmp_path / "r", "A title", processes=2)
+    first, second = contents(report), contents(tmp_path / "r")
+    assert first.keys() == second.keys()
+    assert [name for name in first if first[name] != second[name]] == []
+
+
+def test_a_figure_that_fails_in_another_process_fails_the_report(frame: Frame, tmp_path: Path) -> None:
+    def broken(frame: Frame) -> None:
+        raise ZeroDivisionError("drawn elsewhere")
+
+    entries = [FigureEntry(f"broken-{number}", "", "", broken) for number in range(6)]
+    with pytest.raises(ZeroDivisionError, match="drawn elsewhere"):
+        write(frame, tmp_path / "r", "A title", figures=entries, processes=2)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_only_many_records_are_worth_another_process(frame: Frame) -> None:
+    assert useful_processes(frame) == 1
 
 
 def test_an_earlier_report_is_replaced_whole(frame: Frame, tmp_path: Path) -> None:
@@ -121,6 +143,19 @@ def test_ids_on_the_page_are_unique_and_references_find_theirs(report: Path) -> 
         reference = attributes.get("xlink:href") or attributes.get("href") or ""
         if reference.startswith("#"):
             assert reference[1:] in ids
+
+
+def test_every_number_leads_to_records_that_the_page_holds(report: Path) -> None:
+    wanted = {
+        one
+        for _, attributes in parsed(report / "report.html").tags
+        for one in (attributes.get("data-cells") or "").split()
+    }
+    cells, timings = (
+        {line.partition(",")[0] for line in (report / name).read_text(encoding="utf-8").splitlines()[1:]}
+        for name in ("records.csv", "timings.csv")
+    )
+    assert {one.id for one in campaign()} == wanted == cells | timings
 
 
 HARD = ["<script>alert(1)</script>", "a_b & c%", "$x$ \\frac", "名前 🚀", 'x" onload="y']

@@ -15,7 +15,7 @@ from reports.tables.cost import cost_tables
 from reports.tables.latency import latency_tables
 from reports.tables.literature import literature_tables
 from results.frame import Frame, from_records
-from results.record import CellRecord, WorkloadRecord
+from results.record import CellRecord, LatencyRecord, WorkloadRecord
 from results.store import RunFolder
 
 
@@ -23,13 +23,16 @@ def rows(table: Table) -> dict[str, dict[str, Entry]]:
     return {row[0].text: dict(zip(table.headings, row, strict=True)) for row in table.rows}
 
 
-@pytest.fixture
-def tested(tmp_path: Path) -> Frame:
-    records = campaign()
+def with_predictions(folder: Path, records: list[CellRecord | LatencyRecord]) -> Frame:
     for record in records:
         if isinstance(record, CellRecord):
-            save_predictions(RunFolder(tmp_path), record)
-    return from_records(records, folder=RunFolder(tmp_path))
+            save_predictions(RunFolder(folder), record)
+    return from_records(records, folder=RunFolder(folder))
+
+
+@pytest.fixture
+def tested(tmp_path: Path) -> Frame:
+    return with_predictions(tmp_path, campaign())
 
 
 def test_every_row_is_as_wide_as_the_headings(tested: Frame) -> None:
@@ -53,12 +56,39 @@ def test_a_difference_stands_with_its_interval_and_corrected_p(tested: Frame) ->
 
 
 def test_the_caption_says_what_a_permutation_test_over_the_seeds_could_reach(tested: Frame) -> None:
-    assert "over 3 seeds alone could not go below p = 0.25" in " ".join(comparison_tables(tested)[0].caption)
+    caption = " ".join(comparison_tables(tested)[0].caption)
+    assert "over the 3 seeds that a pair shares could not go below p = 0.25" in caption
 
 
-def test_one_seed_tells_checkpoints_apart_not_methods() -> None:
-    frame = from_records(campaign(seeds=(1,)))
-    assert "two checkpoints apart, not two methods" in " ".join(comparison_tables(frame)[0].caption)
+def test_only_seeds_that_a_pair_shares_count_for_the_permutation_test(tmp_path: Path) -> None:
+    pairs = [
+        ("teacher", 1),
+        ("teacher", 2),
+        ("finetune", 1),
+        ("finetune", 2),
+        ("distilbert", 2),
+        ("distilbert", 3),
+    ]
+    frame = with_predictions(tmp_path, [cell(label, seed=seed) for label, seed in pairs])
+    caption = " ".join(comparison_tables(frame)[0].caption)
+    assert "over the 2 seeds that a pair shares at most could not go below p = 0.5" in caption
+    assert "With one seed" in caption
+
+
+def test_one_seed_tells_checkpoints_apart_not_methods(tmp_path: Path) -> None:
+    frame = with_predictions(tmp_path, campaign(seeds=(1,)))
+    caption = " ".join(comparison_tables(frame)[0].caption)
+    assert "two checkpoints apart, not two methods" in caption
+    assert "permutation" not in caption
+
+
+def test_a_time_leads_to_its_timing_and_a_score_to_its_cells(frame: Frame) -> None:
+    timed = set(frame.latency.loc[frame.latency["label"] == "moebert", "latency_id"])
+    row = rows(latency_tables(frame)[0])["moebert"]
+    assert set(row["speed-up"].cells) == set(row["p50 (ms)"].cells) == timed
+    main = rows(main_table(frame))["moebert"]
+    assert set(main["speed-up"].cells) == timed
+    assert not timed & set(main["reviews accuracy"].cells)
 
 
 def test_without_predictions_the_differences_say_so(frame: Frame) -> None:
@@ -174,7 +204,7 @@ def test_latency_has_a_block_for_each_set_of_conditions() -> None:
     frame = from_records([one, *(latency(one, workload=workload) for workload in grid)])
     (table,) = latency_tables(frame)
     assert len(table.groups) == 2
-    assert all("runtime eager, float32, 1 thread" in group.title for group in table.groups.values())
+    assert all("runtime eager, fp32, 1 thread" in group.title for group in table.groups.values())
     assert "energy of a call (mJ)" not in table.headings
     assert table.rows[0][1].value == pytest.approx(10, rel=0.02)
 

@@ -1,0 +1,81 @@
+"""Draw the figures of a report, with other processes beside this one where there is much to draw."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from concurrent.futures import Future
+from contextlib import AbstractContextManager
+from types import TracebackType
+
+import joblib
+from joblib.externals.loky import ProcessPoolExecutor
+
+from reports.figures.style import FigureEntry, files
+from results.frame import Frame
+
+Files = Mapping[str, bytes]
+
+MANY = 1500  # cells and timings from which on another process is worth its start
+MOST = 4  # processes: there are few figures
+_frames: list[Frame] = []  # of a process that draws for another: the one frame
+
+
+def useful_processes(frame: Frame) -> int:
+    """Return how many processes draw this frame soonest."""
+    many = len(frame.cells) + len(frame.latency) >= MANY
+    return min(int(joblib.cpu_count()), MOST) if many else 1
+
+
+class Figures(AbstractContextManager["Figures"]):
+    """Figures that other processes draw while this one does something else.
+
+    Args:
+        entries: What to draw.
+        frame: Where from.
+        processes: This one included; the files are the same however many there are.
+    """
+
+    def __init__(self, entries: Sequence[FigureEntry], frame: Frame, processes: int) -> None:
+        self._entries, self._frame = entries, frame
+        others = min(processes - 1, len(entries))
+        self._pool = (
+            ProcessPoolExecutor(others, initializer=_receive, initargs=(frame,)) if others > 0 else None
+        )
+        self._begun: list[Future[Files | None]] = (
+            [self._pool.submit(_draw_there, entry) for entry in entries] if self._pool else []
+        )
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        if self._pool:
+            for figure in self._begun:
+                figure.cancel()
+            self._pool.shutdown()
+
+    def collect(self) -> list[tuple[FigureEntry, Files]]:
+        """Draw from the end what no other process has begun, and return the figures that there are in their order."""
+        here = {
+            number: _draw(self._entries[number], self._frame)
+            for number in reversed(range(len(self._entries)))
+            if not self._begun or self._begun[number].cancel()
+        }
+        drawn = [
+            here[number] if number in here else self._begun[number].result()
+            for number in range(len(self._entries))
+        ]
+        return [
+            (entry, saved) for entry, saved in zip(self._entries, drawn, strict=True) if saved is not None
+        ]
+
+
+def _receive(frame: Frame) -> None:
+    _frames.append(frame)
+
+
+def _draw_there(entry: FigureEntry) -> Files | None:
+    return _draw(entry, _frames[-1])
+
+
+def _draw(entry: FigureEntry, frame: Frame) -> Files | None:
+    return next((saved for _, saved in files([entry], frame)), None)
