@@ -10,7 +10,8 @@ from torch import Tensor
 from moebert.experts import sort_by_expert
 from moebert.experts.fused import HALVED
 from moebert.layers import MoEBertExperts
-from moebert.lean.fused import choose_expert, has_kernels, needs_gradients
+from moebert.lean.fused import choose_expert, has_kernels
+from moebert.lean.parameters import needs_gradients
 from moebert.routing import Gate
 
 if TYPE_CHECKING:

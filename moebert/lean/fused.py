@@ -2,46 +2,13 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F  # noqa: N812
 
 from moebert.experts.contract import has_triton
+from moebert.lean.parameters import Embeddings, Norm, needs_gradients
 from moebert.routing import winners
-
-
-class Norm(NamedTuple):
-    """A LayerNorm's parameters.
-
-    Attributes:
-        weight: ``[hidden]``.
-        bias: ``[hidden]``.
-        eps: Added to the variance.
-    """
-
-    weight: Tensor
-    bias: Tensor
-    eps: float
-
-    @classmethod
-    def of(cls, module: nn.LayerNorm) -> Norm:
-        """Take a module's."""
-        return cls(module.weight, module.bias, module.eps)
-
-    def __call__(self, x: Tensor) -> Tensor:
-        """Normalise ``[tokens, hidden]`` in plain torch."""
-        return F.layer_norm(x, self.weight.shape, self.weight, self.bias, self.eps)
-
-
-class Embeddings(NamedTuple):
-    """The three tables, ``[entries, hidden]`` each, and their LayerNorm."""
-
-    words: Tensor
-    types: Tensor
-    positions: Tensor
-    norm: Norm
 
 
 def embed(input_ids: Tensor, token_type_ids: Tensor, position_ids: Tensor, tables: Embeddings) -> Tensor:
@@ -101,8 +68,3 @@ def has_kernels(x: Tensor) -> bool:
     """Say whether there are kernels for a tensor's device and precision."""
     known = x.dtype in (torch.float32, torch.bfloat16, torch.float16)
     return x.is_cuda and known and not torch.compiler.is_compiling() and has_triton()
-
-
-def needs_gradients(*tensors: Tensor) -> bool:
-    """Say whether autograd follows one of the tensors."""
-    return torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors)

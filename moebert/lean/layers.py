@@ -9,7 +9,8 @@ from torch import Tensor
 from torch.nn import functional as F  # noqa: N812
 
 from moebert.lean.attention import attend
-from moebert.lean.fused import Norm, add_norm, add_norm_sorted, bias_gelu
+from moebert.lean.fused import add_norm, add_norm_sorted, bias_gelu
+from moebert.lean.parameters import Norm
 
 if TYPE_CHECKING:
     from moebert.lean.stream import Stream

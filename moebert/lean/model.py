@@ -20,8 +20,9 @@ from transformers.modeling_outputs import (
 from moebert.experts import sort_by_expert
 from moebert.lean.compatibility import why_not_lean
 from moebert.lean.experts import Experts
-from moebert.lean.fused import Embeddings, Norm, embed
+from moebert.lean.fused import embed
 from moebert.lean.layers import Attention, FeedForward
+from moebert.lean.parameters import Embeddings, Norm
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from moebert.lean import triton_kernels as kernels
-from moebert.lean.fused import Embeddings, Norm, needs_gradients
+from moebert.lean.parameters import Embeddings, Norm, needs_gradients
 
 COLUMNS, NUM_WARPS = 1024, 4
 

@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F  # noqa: N812
 
-from moebert.lean.fused import Embeddings, Norm, add_norm, bias_gelu, embed
+from moebert.lean.fused import add_norm, bias_gelu, embed
+from moebert.lean.parameters import Embeddings, Norm
 
 INTERPRETED = pytest.param(
     "cpu",

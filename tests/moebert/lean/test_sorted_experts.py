@@ -11,7 +11,8 @@ from torch import Tensor
 from torch.nn import functional as F  # noqa: N812
 
 from moebert.experts import ExpertWeights, find_implementation, sort_by_expert
-from moebert.lean.fused import Norm, add_norm_sorted
+from moebert.lean.fused import add_norm_sorted
+from moebert.lean.parameters import Norm
 
 INTERPRETED = pytest.param(
     "cpu",
