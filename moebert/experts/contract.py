@@ -82,7 +82,9 @@ def sort_by_expert(expert_ids: Tensor, num_experts: int) -> Dispatch:
         expert_ids: ``[..., tokens]``, int64.
         num_experts: Experts of a layer.
     """
-    expert_ids = expert_ids.contiguous()  # kernels know no strides; one row's ids may be one element, repeated
+    expert_ids = (
+        expert_ids.contiguous()
+    )  # kernels know no strides; one row's ids may be one element, repeated
     if expert_ids.is_cuda and not torch.compiler.is_compiling() and has_triton():
         from moebert.experts.triton_sort import counting_sort
 
