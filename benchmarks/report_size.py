@@ -10,13 +10,13 @@ from __future__ import annotations
 
 import argparse
 import json
+import resource
 import shutil
 import tempfile
 import time
 from itertools import product
 from pathlib import Path
 
-from bench.memory import peak_resident_bytes
 from reports import write
 from results.frame import load
 from results.record import CellRecord, LatencyRecord
@@ -37,7 +37,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as temporary:
         run = Path(temporary) / "run"
         records = multiply(RunFolder(run), options)
-        started = time.perf_counter()
+        started, before = time.perf_counter(), spent()
         frame = load(run)
         read = time.perf_counter()
         files = write(frame, Path(temporary) / "report", "many records")
@@ -48,13 +48,28 @@ def main() -> None:
         "records": records,
         "seconds": round(done - started, 1),
         "seconds_reading": round(read - started, 1),
-        "peak_memory_bytes": peak_resident_bytes(),
+        "processor_seconds": round(spent() - before, 1),
+        "peak_memory_bytes": peak_memory(),
         "page_bytes": page,
         "target": TARGET,
     }
     for name, value in result.items():
         print(f"{name:18} {value}")
     print(json.dumps(result))
+
+
+def spent() -> float:
+    """Return the processor time of this process and of those that it started and that have ended."""
+    return sum(
+        usage.ru_utime + usage.ru_stime
+        for usage in map(resource.getrusage, (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
+    )
+
+
+def peak_memory() -> int:
+    """Return the peak of this process and that of the largest of the others together, in bytes: more than was held."""
+    kinds = (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)
+    return 1024 * sum(resource.getrusage(kind).ru_maxrss for kind in kinds)
 
 
 def multiply(run: RunFolder, options: argparse.Namespace) -> int:

@@ -40,9 +40,12 @@ def average_column(frame: Frame) -> list[Column]:
     names = averaged_tasks(frame)
     if len(names) < 2:
         return []
-    entries = {
-        label: _average({task: task_scores(frame, task, label) for task in names}) for label in labels(frame)
-    }
+    entries = {}
+    for label in labels(frame):
+        (entries[label],) = linked(
+            [_average({task: task_scores(frame, task, label) for task in names})],
+            (cell for task in names for cell in outcomes(frame, task)[label].cells),
+        )
     return [Column("average", entries)]
 
 

@@ -106,6 +106,7 @@ def test_the_average_counts_mnli_once_and_its_diagnostic_never() -> None:
     )
     found = entries(frame, "average")
     assert found["finetune"].value == pytest.approx((82 + 60) / 2)
+    assert found["finetune"].cells == tuple(cell("finetune", task).id for task in ("mnli", "rte"))
     assert found["distilbert"].value == pytest.approx((81 + 61) / 2)
     assert labels(frame)[0] == "distilbert"  # that of ax says nothing
     alone = from_records([cell("finetune", "ax"), cell("finetune", "rte")])
