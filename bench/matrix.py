@@ -152,7 +152,9 @@ class TuningPlan(_Strict):
     most_rows: int = Field(default=5000, ge=1)
     max_steps: int | None = Field(default=2000, ge=1)
     seed: int = Field(default=0, ge=0)
-    learning_rates: Annotated[tuple[Annotated[float, Field(gt=0)], ...], Field(min_length=1)] = (
+    learning_rates: Annotated[
+        tuple[Annotated[float, Field(gt=0, allow_inf_nan=False)], ...], Field(min_length=1)
+    ] = (
         *(5e-5, 3e-5),
         *(1e-4, 2e-5),
     )

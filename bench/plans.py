@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -173,7 +174,7 @@ def configure(choice: Choice) -> tuple[dict[str, Any], float | None]:
     method = method_registry.get(choice.name)
     options = dict(choice.options)
     rate = options.pop(LEARNING_RATE, None)
-    if rate is not None and not (isinstance(rate, int | float) and rate > 0):
+    if rate is not None and not (isinstance(rate, int | float) and 0 < rate < math.inf):
         raise UserError(f"method {choice.name!r}: learning_rate must be a positive number (got {rate!r})")
     config = validated(method.Config, options, where=f"method {choice.name!r}")
     return config.model_dump(mode="json"), rate

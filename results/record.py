@@ -33,6 +33,8 @@ class _Model(BaseModel):
 class Budget(_Model):
     """Training effort, the same for every method of a matrix."""
 
+    model_config = ConfigDict(allow_inf_nan=False)
+
     epochs: float = Field(default=3.0, gt=0, description="passes over the training rows; stages share them")
     max_steps: int | None = Field(default=None, ge=1, description="upper bound on the steps")
     batch_size: int = Field(default=32, ge=1)

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import math
+
 import pytest
 import yaml
 
@@ -79,8 +81,9 @@ def test_a_method_may_have_a_learning_rate_of_its_own(tmp_path):
     config, rate = configure(Choice(name="finetune", options={"learning_rate": 1e-3}))
     assert rate == 1e-3
     assert "learning_rate" not in config
-    with pytest.raises(UserError, match="learning_rate must be a positive number"):
-        configure(Choice(name="finetune", options={"learning_rate": "fast"}))
+    for rate in ("fast", -1, math.inf, math.nan):
+        with pytest.raises(UserError, match="learning_rate must be a positive number"):
+            configure(Choice(name="finetune", options={"learning_rate": rate}))
 
 
 @pytest.mark.parametrize(
@@ -88,6 +91,7 @@ def test_a_method_may_have_a_learning_rate_of_its_own(tmp_path):
     [
         ({"sedes": [1]}, r"unknown key 'sedes'; did you mean 'seeds'\?"),
         ({"budget": {"epoch": 1}}, r"unknown key 'budget.epoch'; did you mean 'epochs'\?"),
+        ({"budget": {"learning_rate": math.inf}}, r"budget.learning_rate: .*finite"),
         ({"latency": {"round": 1}}, r"unknown key 'latency\.0\.round'; did you mean 'rounds'\?"),
         ({"budget": {"epochs": -1}}, r"budget.epochs: .*greater than 0 \(got -1\)"),
         ({"budget": {"batch_size": "many"}}, r"budget.batch_size: .*integer.*'many'"),

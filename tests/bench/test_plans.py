@@ -52,7 +52,7 @@ def test_tasks_are_tuned_on_themselves_unless_another_decides(tmp_path):
     assert [dict(knobs) for knobs in trials["sst2", "moebert"].knobs] == [
         {"learning_rate": 5e-5, "distill_weight": 1.0},
         {"learning_rate": 3e-5, "distill_weight": 1.0},
-        {"learning_rate": 5e-5, "distill_weight": 2.0},
+        {"learning_rate": 5e-5, "distill_weight": 3.0},
     ]
     assert matrix_trials(matrix(tmp_path)) == {}
 
