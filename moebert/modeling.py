@@ -108,6 +108,17 @@ class MoEBertPreTrainedModel(BertPreTrainedModel):
             tensor.data = tensor.data.clone()
         return loaded
 
+    def resize_token_embeddings(self, *args: Any, **kwargs: Any) -> nn.Module:
+        """Resize as transformers does, and a hash table with it; ids that are kept keep their experts."""
+        embeddings: nn.Module = super().resize_token_embeddings(*args, **kwargs)
+        router = self.base_model.router
+        if router is not None:
+            table = _table_without_data(self.config).to(router.table.device, copy=True)
+            kept = min(table.shape[1], router.table.shape[1])
+            table[:, :kept] = router.table[:, :kept]
+            router.table = table
+        return embeddings
+
     @classmethod
     def _can_set_experts_implementation(cls) -> bool:
         return True
@@ -322,7 +333,7 @@ def _table_without_data(config: MoEBertConfig) -> Tensor:
     layers, vocab_size, experts = config.num_hidden_layers, config.vocab_size, config.num_experts
     if config.routing == "hash-random":
         return random_hash(layers, vocab_size, experts, config.routing_seed)
-    return balanced_hash(torch.ones(vocab_size), experts).expand(layers, -1)
+    return balanced_hash(torch.ones(vocab_size), experts).repeat(layers, 1)
 
 
 def _with_balance(loss: Tensor, encoded: MoEBertModelOutput, config: MoEBertConfig) -> Tensor:

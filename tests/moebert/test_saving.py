@@ -96,6 +96,24 @@ def test_half_precision_keeps_the_integers(make_student: Any, tmp_path: Path) ->
     assert torch.equal(back.bert.router.table, student.bert.router.table)
 
 
+@pytest.mark.parametrize("vocabulary", [90, 97, 104])
+def test_a_resized_vocabulary_is_routed_and_reloads(
+    make_student: Any, routing: str, vocabulary: int, tmp_path: Path
+) -> None:
+    student = make_student(routing, num_experts=3)
+    before = None if student.bert.router is None else student.bert.router.table.clone()
+    student.resize_token_embeddings(vocabulary, mean_resizing=False)
+    ids = torch.tensor([[1, vocabulary - 1, 5, 2]])
+    student.save_pretrained(tmp_path)
+    back = AutoModelForSequenceClassification.from_pretrained(tmp_path)
+    assert torch.equal(back(input_ids=ids).logits, student(input_ids=ids).logits)
+    if before is not None:
+        table, kept = student.bert.router.table, min(vocabulary, 97)
+        assert table.shape == (3, vocabulary)
+        assert torch.equal(table[:, :kept], before[:, :kept])
+        assert ((table >= 0) & (table < 3)).all()
+
+
 @pytest.fixture
 def words(tmp_path: Path) -> BertTokenizerFast:
     vocabulary = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "a", "good", "bad", "film"]
