@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from math import isfinite
 from typing import Any, Literal, cast, get_args
 
 from transformers import BertConfig
@@ -62,7 +63,8 @@ class MoEBertConfig(BertConfig):
     ) -> MoEBertConfig:
         """Describe the MoEBERT that is cut from a BERT of the given configuration.
 
-        The defaults are the paper's: at BERT-base 4 experts of 768 neurons, 512 of them shared.
+        The defaults are the paper's: at BERT-base 4 experts of 768 neurons, 512 of them shared. Of a MoEBertConfig
+        only what it says of the dense model is taken.
 
         Raises:
             ValueError: Naming the option that does not fit and what would.
@@ -70,16 +72,16 @@ class MoEBertConfig(BertConfig):
         inherited = bert_config.to_dict()
         for key in ("model_type", "architectures", "transformers_version", "_name_or_path"):
             inherited.pop(key, None)
-        return cls(
-            **inherited,
-            num_experts=num_experts,
-            expert_intermediate_size=expert_intermediate_size,
-            shared_neurons=shared_neurons,
-            routing=routing,
-            expert_dropout=expert_dropout,
-            routing_seed=routing_seed,
-            balance_loss_weight=balance_loss_weight,
-        )
+        own = {
+            "num_experts": num_experts,
+            "expert_intermediate_size": expert_intermediate_size,
+            "shared_neurons": shared_neurons,
+            "routing": routing,
+            "expert_dropout": expert_dropout,
+            "routing_seed": routing_seed,
+            "balance_loss_weight": balance_loss_weight,
+        }
+        return cls(**(inherited | own))
 
     @property
     def expert_size(self) -> int:
@@ -92,6 +94,14 @@ class MoEBertConfig(BertConfig):
         return cast("int", self.shared_neurons)
 
     def _check(self) -> None:
+        for name in ("num_experts", "expert_intermediate_size", "shared_neurons", "routing_seed"):
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, int):
+                raise ValueError(f"{name} is {value!r}; it must be a whole number")
+        for name in ("expert_dropout", "balance_loss_weight"):
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, (int, float)) or not isfinite(value):
+                raise ValueError(f"{name} is {value!r}; it must be a finite number")
         known = get_args(Routing)
         if self.routing not in known:
             raise ValueError(f"unknown routing {self.routing!r}; known: {', '.join(known)}")

@@ -68,6 +68,15 @@ def test_a_saved_configuration_comes_back_through_auto_config(tmp_path: Path) ->
         ({"expert_intermediate_size": 0}, "at least 1 neuron"),
         ({"expert_intermediate_size": 10, "shared_neurons": 11}, "can share 0 to 10"),
         ({"shared_neurons": -1}, "can share 0 to 768"),
+        ({"num_experts": 4.0}, "num_experts is 4.0; it must be a whole number"),
+        ({"num_experts": "4"}, "num_experts is '4'; it must be a whole number"),
+        ({"num_experts": True}, "num_experts is True; it must be a whole number"),
+        ({"shared_neurons": 0.5}, "shared_neurons is 0.5; it must be a whole number"),
+        ({"routing_seed": None}, "routing_seed is None; it must be a whole number"),
+        ({"routing_seed": "a"}, "routing_seed is 'a'; it must be a whole number"),
+        ({"expert_dropout": None}, "expert_dropout is None; it must be a finite number"),
+        ({"balance_loss_weight": float("nan")}, "balance_loss_weight is nan; it must be a finite number"),
+        ({"balance_loss_weight": float("inf")}, "balance_loss_weight is inf; it must be a finite number"),
         ({"expert_dropout": 1.0}, "expert_dropout is 1.0"),
         ({"balance_loss_weight": -1.0}, "balance_loss_weight is -1.0"),
     ],
@@ -85,3 +94,9 @@ def test_a_decoder_is_refused() -> None:
 def test_an_unknown_option_is_refused() -> None:
     with pytest.raises(TypeError, match="num_expert"):
         MoEBertConfig.from_bert(BertConfig(), num_expert=4)
+
+
+def test_of_a_moebert_configuration_what_it_says_of_the_dense_model_is_taken() -> None:
+    first = MoEBertConfig.from_bert(BertConfig(), num_experts=6, shared_neurons=7, routing="gate-token")
+    again = MoEBertConfig.from_bert(first, num_experts=2)
+    assert again.to_diff_dict() == MoEBertConfig.from_bert(BertConfig(), num_experts=2).to_diff_dict()
