@@ -37,6 +37,7 @@ SAME_AS_TEACHER = (
     "num_attention_heads",
     "intermediate_size",
     "hidden_act",
+    "layer_norm_eps",
     "max_position_embeddings",
     "type_vocab_size",
     "num_labels",
@@ -196,6 +197,9 @@ def _copy_all_but_feed_forward(teacher: PreTrainedModel, student: MoEBertPreTrai
     copied = {name: value for name, value in theirs.items() if name not in left}
     if unknown := sorted(copied.keys() - ours.keys()):
         raise ValueError(f"the teacher has weights that a MoEBERT has no place for: {', '.join(unknown)}")
+    split = (".experts.", ".gate.", "router.")
+    if missing := sorted(name for name in ours.keys() - copied.keys() if not any(s in name for s in split)):
+        raise ValueError(f"the teacher lacks weights that a MoEBERT has: {', '.join(missing)}")
     student.load_state_dict(copied, strict=False)
 
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from transformers import BertConfig, BertForMaskedLM
+from transformers import BertConfig, BertForMaskedLM, BertModel
 
 from moebert import (
     MoEBertConfig,
@@ -287,6 +287,18 @@ def test_a_configuration_of_another_shape_is_refused(make_teacher: Any) -> None:
     teacher = make_teacher()
     with pytest.raises(ValueError, match=r"config.intermediate_size is 44 but the teacher's is 48"):
         adapt(teacher, config_of(make_teacher(intermediate_size=44)), strategy="random")
+
+
+def test_a_layer_norm_of_another_epsilon_is_refused(make_teacher: Any) -> None:
+    teacher = make_teacher()
+    with pytest.raises(ValueError, match="config.layer_norm_eps is 0.001 but the teacher's is 1e-12"):
+        adapt(teacher, config_of(make_teacher(layer_norm_eps=1e-3)), strategy="random")
+
+
+def test_a_teacher_without_a_pooler_is_refused_rather_than_given_a_random_one(bert_config: Any) -> None:
+    teacher = BertModel(bert_config(), add_pooling_layer=False)
+    with pytest.raises(ValueError, match=r"lacks weights .*: pooler.dense.bias, pooler.dense.weight"):
+        adapt(teacher, config_of(teacher), strategy="random")
 
 
 def test_a_model_that_is_no_bert_with_a_known_head_is_refused() -> None:
