@@ -149,6 +149,16 @@ def check_same_shape(teacher: PreTrainedModel, config: MoEBertConfig) -> None:
             )
 
 
+def check_frequency(token_frequency: Tensor, vocab_size: int) -> None:
+    """Refuse what are no counts of a vocabulary's tokens."""
+    if tuple(token_frequency.shape) != (vocab_size,):
+        raise ValueError(
+            f"token_frequency has shape {list(token_frequency.shape)}; it needs [{vocab_size}]"
+        )
+    if not token_frequency.isfinite().all() or (token_frequency < 0).any() or not token_frequency.any():
+        raise ValueError("token_frequency must hold counts from 0, not all of them 0")
+
+
 def expert_layers(student: PreTrainedModel) -> list[MoEBertExperts]:
     """Return the experts of every layer of a MoEBERT, first to last."""
     encoder: Any = student.base_model.encoder
@@ -207,10 +217,5 @@ def _balanced_table(config: MoEBertConfig, token_frequency: Tensor | None) -> Te
     """Return ``[vocabulary]``; each layer has the same table, as in the paper's code."""
     if token_frequency is None:
         raise ValueError("routing 'hash-balanced' needs token_frequency, counts of training tokens by id")
-    if tuple(token_frequency.shape) != (config.vocab_size,):
-        raise ValueError(
-            f"token_frequency has shape {list(token_frequency.shape)}; it needs [{config.vocab_size}]"
-        )
-    if not token_frequency.isfinite().all() or (token_frequency < 0).any() or not token_frequency.any():
-        raise ValueError("token_frequency must hold counts from 0, not all of them 0")
+    check_frequency(token_frequency, config.vocab_size)
     return balanced_hash(token_frequency.cpu(), config.num_experts)

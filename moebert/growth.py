@@ -7,11 +7,19 @@ hash, about half of what it wins under a gate (``gate_growth``). Nothing that an
 from __future__ import annotations
 
 from copy import deepcopy
+from math import inf
 from typing import TYPE_CHECKING
 
 import torch
 
-from moebert.adaptation import check_same_shape, copy_neurons, expert_layers, fresh_model, rank_neurons
+from moebert.adaptation import (
+    check_frequency,
+    check_same_shape,
+    copy_neurons,
+    expert_layers,
+    fresh_model,
+    rank_neurons,
+)
 from moebert.configuration import MAX_EXPERTS
 from moebert.gate_growth import gate_inputs, split_gates
 from moebert.importance import dense_layers
@@ -56,9 +64,13 @@ def grow(
     Raises:
         ValueError: If the arguments do not fit each other; the message says what fits.
     """
+    if not hasattr(student.config, "num_experts"):
+        raise ValueError(f"{type(student).__name__} has no experts: grow takes a MoEBERT")
     old = student.config.num_experts
-    if not old < num_experts <= MAX_EXPERTS:
+    if not isinstance(num_experts, int) or not old < num_experts <= MAX_EXPERTS:
         raise ValueError(f"num_experts is {num_experts}; {old} experts can grow to {old + 1} … {MAX_EXPERTS}")
+    if not 0 <= perturbation < inf:
+        raise ValueError(f"perturbation is {perturbation}; it must be a finite number from 0")
     if (teacher is None) != (importance is None):
         raise ValueError("give teacher and importance together, or neither")
     hashed = student.config.routing.startswith("hash")
@@ -102,10 +114,7 @@ def _split_ids(table: Tensor, old: int, new: int, token_frequency: Tensor | None
         The expert that each new one took its ids from, by layer.
     """
     frequency = torch.ones(table.shape[1]) if token_frequency is None else token_frequency
-    if frequency.shape != table.shape[1:]:
-        raise ValueError(
-            f"token_frequency has shape {list(frequency.shape)}; it needs {list(table.shape[1:])}"
-        )
+    check_frequency(frequency, table.shape[1])
     weights = frequency.to(table.device, torch.float64)
     parents: list[list[int]] = []
     for row in table:

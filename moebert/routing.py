@@ -213,20 +213,24 @@ def routing_statistics(model: Any, batches: Iterable[Mapping[str, Tensor]]) -> R
         batches: Dicts with ``input_ids`` and, if there is padding, ``attention_mask``.
 
     Raises:
-        ValueError: If there is no token to count.
+        ValueError: If the model is no MoEBERT, or there is no token to count.
     """
     config = model.config
+    if not hasattr(config, "num_experts"):
+        raise ValueError(f"{type(model).__name__} has no experts: give a MoEBERT")
     layers, vocab_size, experts = config.num_hidden_layers, config.vocab_size, config.num_experts
     counts = torch.zeros(layers, vocab_size * experts, dtype=torch.int64, device=model.device)
     training = model.training
     model.eval()
-    for batch in batches:
-        assignment = expert_assignment(model, batch).flatten(1)
-        ids = batch["input_ids"].to(model.device)
-        mask = batch.get("attention_mask", torch.ones_like(ids)).to(model.device)
-        cells = ids.flatten() * experts + assignment
-        counts.scatter_add_(1, cells, (mask != 0).long().flatten().expand_as(cells))
-    model.train(training)
+    try:
+        for batch in batches:
+            assignment = expert_assignment(model, batch).flatten(1)
+            ids = batch["input_ids"].to(model.device)
+            mask = batch.get("attention_mask", torch.ones_like(ids)).to(model.device)
+            cells = ids.flatten() * experts + assignment
+            counts.scatter_add_(1, cells, (mask != 0).long().flatten().expand_as(cells))
+    finally:
+        model.train(training)
     if not counts.any():
         raise ValueError("routing statistics need at least one token")
     return RoutingStatistics(counts.view(layers, vocab_size, experts).cpu())

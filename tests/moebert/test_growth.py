@@ -211,8 +211,8 @@ def test_growing_is_repeatable(make_student: Any, routing: str) -> None:
     assert all(torch.equal(first[name], second[name]) for name in first)
 
 
-@pytest.mark.parametrize("new", [4, 3, 65])
-def test_fewer_or_too_many_experts_are_refused(make_student: Any, new: int) -> None:
+@pytest.mark.parametrize("new", [4, 3, 65, 4.5, None])
+def test_fewer_or_too_many_experts_are_refused(make_student: Any, new: Any) -> None:
     with pytest.raises(ValueError, match=f"num_experts is {new}; 4 experts can grow to 5 … 64"):
         grow(make_student("hash-random"), num_experts=new)
 
@@ -241,6 +241,23 @@ def test_a_teacher_without_importance_is_refused(make_student: Any, make_teacher
 def test_a_token_frequency_of_the_wrong_shape_is_refused(make_student: Any) -> None:
     with pytest.raises(ValueError, match=r"token_frequency has shape \[5\]; it needs \[97\]"):
         grow(make_student("hash-random"), num_experts=6, token_frequency=torch.ones(5))
+
+
+@pytest.mark.parametrize("frequency", [torch.zeros(97), -torch.ones(97), torch.full((97,), torch.nan)])
+def test_a_token_frequency_that_counts_nothing_is_refused(make_student: Any, frequency: Tensor) -> None:
+    with pytest.raises(ValueError, match="counts from 0, not all of them 0"):
+        grow(make_student("hash-random"), num_experts=6, token_frequency=frequency)
+
+
+@pytest.mark.parametrize("perturbation", [-0.1, float("nan"), float("inf")])
+def test_a_perturbation_that_is_no_size_is_refused(make_student: Any, perturbation: float) -> None:
+    with pytest.raises(ValueError, match=f"perturbation is {perturbation}; it must be a finite number"):
+        grow(make_student("hash-random"), num_experts=6, perturbation=perturbation)
+
+
+def test_a_dense_model_does_not_grow(make_teacher: Any) -> None:
+    with pytest.raises(ValueError, match="BertForSequenceClassification has no experts"):
+        grow(make_teacher(), num_experts=6)
 
 
 @pytest.mark.parametrize(

@@ -276,3 +276,15 @@ def test_entropy_and_imbalance_of_known_loads() -> None:
 def test_statistics_without_tokens_are_an_error(make_student: Any) -> None:
     with pytest.raises(ValueError, match="at least one token"):
         routing_statistics(make_student("hash-random"), [])
+
+
+def test_statistics_of_a_dense_model_are_an_error(make_teacher: Any, make_batch: Any) -> None:
+    with pytest.raises(ValueError, match="BertForSequenceClassification has no experts"):
+        routing_statistics(make_teacher(), [make_batch()])
+
+
+def test_statistics_that_fail_leave_the_mode_as_it_was(make_student: Any, routing: str) -> None:
+    student = make_student(routing).train()
+    with pytest.raises(IndexError):
+        routing_statistics(student, [{"input_ids": torch.full((1, 3), 97)}])
+    assert student.training
