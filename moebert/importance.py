@@ -32,7 +32,7 @@ def ffn_importance(model: PreTrainedModel, batches: Iterable[Mapping[str, Tensor
         ``[layers, intermediate_size]``, float64, on the CPU.
 
     Raises:
-        ValueError: If the model is not a dense BERT, there is no batch, or a batch has no labels.
+        ValueError: If the model is not a dense BERT with such a head, there is no batch, or a batch lacks its labels.
     """
     layers = dense_layers(model)
     scores = torch.zeros(
@@ -107,9 +107,12 @@ def _recorded(layers: list[Any]) -> Iterator[tuple[list[Tensor], list[Tensor]]]:
 
 def _sample_losses(outputs: Any, batch: Mapping[str, Tensor], config: Any) -> Tensor:
     """Return the loss of each sample ``[batch]``, whatever else is in the batch."""
-    if "labels" in batch:
+    scored, spanned = "logits" in outputs and outputs.logits.dim() == 2, "start_logits" in outputs
+    if not scored and not spanned:
+        raise ValueError(f"importance needs a sequence or span head; the model gives {list(outputs)}")
+    if scored and "labels" in batch:
         return sequence_loss(outputs.logits, batch["labels"], config, reduction="none")
-    if "start_positions" in batch and "end_positions" in batch:
+    if spanned and "start_positions" in batch and "end_positions" in batch:
         return span_loss(
             outputs.start_logits,
             outputs.end_logits,
@@ -118,6 +121,5 @@ def _sample_losses(outputs: Any, batch: Mapping[str, Tensor], config: Any) -> Te
             token_mask=batch.get("attention_mask"),
             reduction="none",
         )
-    raise ValueError(
-        f"importance needs labels, or start_positions and end_positions; a batch has {sorted(batch)}"
-    )
+    needed = "labels" if scored else "start_positions and end_positions"
+    raise ValueError(f"importance of this head needs {needed}; a batch has {sorted(batch)}")

@@ -1,12 +1,13 @@
 from __future__ import annotations
 
-import weakref
-from collections.abc import Callable, Iterator
+import gc
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
+from transformers import BertForTokenClassification, BertModel
 
 from moebert import ffn_importance
 
@@ -101,19 +102,22 @@ def test_a_neuron_without_effect_has_no_importance(make_teacher: Any, make_batch
     assert (scores[1] > 0).sum() == scores.shape[1] - 1
 
 
-def test_batches_are_let_go_one_by_one(make_teacher: Any, make_batch: Any) -> None:
-    seen: list[Callable[[], Tensor | None]] = []
+def bytes_of_tensors() -> int:
+    gc.collect()
+    alive = [thing for thing in gc.get_objects() if issubclass(type(thing), Tensor)]
+    return sum({tensor.data_ptr(): tensor.nbytes for tensor in alive}.values())
+
+
+def test_memory_grows_with_the_batch_and_not_with_the_data_set(make_teacher: Any, make_batch: Any) -> None:
+    held: list[int] = []
 
     def batches() -> Iterator[dict[str, Tensor]]:
-        for _ in range(5):
-            assert sum(reference() is not None for reference in seen) <= 1, "an earlier batch is still held"
-            batch = make_batch()
-            seen.append(weakref.ref(batch["input_ids"]))
-            yield batch
-            del batch
+        for _ in range(6):
+            yield make_batch()
+            held.append(bytes_of_tensors())
 
     ffn_importance(make_teacher(), batches())
-    assert len(seen) == 5
+    assert len(set(held[1:])) == 1, f"bytes after each batch: {held}"
 
 
 def test_bfloat16_keeps_the_order_of_magnitude(make_teacher: Any, make_batch: Any) -> None:
@@ -149,6 +153,19 @@ def test_a_batch_without_labels_is_an_error(make_teacher: Any, make_batch: Any) 
     del batch["labels"]
     with pytest.raises(ValueError, match=r"needs labels.*input_ids"):
         ffn_importance(make_teacher(), [batch])
+
+
+def test_a_span_head_asks_for_spans(make_teacher: Any, make_batch: Any) -> None:
+    with pytest.raises(ValueError, match=r"needs start_positions and end_positions; .*labels"):
+        ffn_importance(make_teacher("span"), [make_batch()])
+
+
+@pytest.mark.parametrize("model_class", [BertModel, BertForTokenClassification])
+def test_a_model_without_a_sequence_or_span_head_is_an_error(
+    bert_config: Any, make_batch: Any, model_class: Any
+) -> None:
+    with pytest.raises(ValueError, match="needs a sequence or span head; the model gives"):
+        ffn_importance(model_class(bert_config()), [make_batch()])
 
 
 def test_a_moebert_has_no_dense_neurons(make_student: Any, make_batch: Any) -> None:
