@@ -134,6 +134,16 @@ def test_of_equal_logits_the_lowest_expert_wins(per_sentence: bool) -> None:
     assert (module(x, torch.ones(3, 5)).expert_ids == 0).all()
 
 
+@pytest.mark.parametrize("per_sentence", [False, True])
+def test_a_gate_is_not_rounded_under_autocast(per_sentence: bool) -> None:
+    module, x, mask = gate(per_sentence).float(), torch.randn(3, 5, 8), torch.ones(3, 5)
+    expected = module(x, mask)
+    with torch.autocast("cpu", torch.bfloat16):
+        found = module(x, mask)
+    assert torch.equal(found.logits, expected.logits)
+    assert torch.equal(found.probability, expected.probability)
+
+
 def test_the_winning_probability_scales_what_comes_after_layernorm(
     make_student: Any, make_batch: Any, inputs_of: Any, gate_routing: str
 ) -> None:
