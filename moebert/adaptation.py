@@ -172,7 +172,7 @@ def fresh_model(
     config = deepcopy(config)
     config._attn_implementation = attn_implementation
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(config.routing_seed)
+        torch.default_generator.manual_seed(config.routing_seed)  # torch.manual_seed would seed every GPU's too
         return student_class(config)
 
 

@@ -15,6 +15,7 @@ from moebert import (
     MoEBertForSequenceClassification,
     MoEBertModel,
     adapt,
+    grow,
 )
 from moebert.adaptation import assign_neurons, rank_neurons
 
@@ -171,6 +172,16 @@ def test_the_student_hangs_on_the_arguments_alone(make_teacher: Any, routing: st
     torch.manual_seed(2)
     assert torch.equal(state, torch.get_rng_state())
     torch.set_rng_state(generator)
+
+
+def test_the_generators_of_gpus_are_left_alone(make_teacher: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    def seeded(_seed: int) -> None:
+        raise AssertionError("a GPU's generator was seeded")
+
+    teacher = make_teacher()
+    monkeypatch.setattr("torch.cuda.manual_seed_all", seeded)
+    student = adapt(teacher, config_of(teacher), strategy="random")
+    grow(student, num_experts=5)
 
 
 def test_the_teacher_stays_outside_the_students_state(make_teacher: Any) -> None:
