@@ -152,9 +152,7 @@ def check_same_shape(teacher: PreTrainedModel, config: MoEBertConfig) -> None:
 def check_frequency(token_frequency: Tensor, vocab_size: int) -> None:
     """Refuse what are no counts of a vocabulary's tokens."""
     if tuple(token_frequency.shape) != (vocab_size,):
-        raise ValueError(
-            f"token_frequency has shape {list(token_frequency.shape)}; it needs [{vocab_size}]"
-        )
+        raise ValueError(f"token_frequency has shape {list(token_frequency.shape)}; it needs [{vocab_size}]")
     if not token_frequency.isfinite().all() or (token_frequency < 0).any() or not token_frequency.any():
         raise ValueError("token_frequency must hold counts from 0, not all of them 0")
 
@@ -172,7 +170,8 @@ def fresh_model(
     config = deepcopy(config)
     config._attn_implementation = attn_implementation
     with torch.random.fork_rng(devices=[]):
-        torch.default_generator.manual_seed(config.routing_seed)  # torch.manual_seed would seed every GPU's too
+        # torch.manual_seed would seed the generators of all GPUs as well
+        torch.default_generator.manual_seed(config.routing_seed)
         return student_class(config)
 
 

@@ -96,11 +96,13 @@ class MoEBertConfig(BertConfig):
     def _check(self) -> None:
         for name in ("num_experts", "expert_intermediate_size", "shared_neurons", "routing_seed"):
             value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, int):
+            whole = isinstance(value, int) and not isinstance(value, bool)
+            if not whole:
                 raise ValueError(f"{name} is {value!r}; it must be a whole number")
         for name in ("expert_dropout", "balance_loss_weight"):
             value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, (int, float)) or not isfinite(value):
+            number = isinstance(value, (int, float)) and not isinstance(value, bool)
+            if not number or not isfinite(value):
                 raise ValueError(f"{name} is {value!r}; it must be a finite number")
         known = get_args(Routing)
         if self.routing not in known:

@@ -302,7 +302,7 @@ def test_a_configuration_of_another_shape_is_refused(make_teacher: Any) -> None:
 
 def test_a_layer_norm_of_another_epsilon_is_refused(make_teacher: Any) -> None:
     teacher = make_teacher()
-    with pytest.raises(ValueError, match="config.layer_norm_eps is 0.001 but the teacher's is 1e-12"):
+    with pytest.raises(ValueError, match=r"config.layer_norm_eps is 0.001 but the teacher's is 1e-12"):
         adapt(teacher, config_of(make_teacher(layer_norm_eps=1e-3)), strategy="random")
 
 
