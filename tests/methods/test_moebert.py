@@ -15,6 +15,7 @@ from bench.tasks.task import Task
 from bench.toys import toy_batches, toy_teacher
 from methods.moebert import MoEBert, MoEBertMethodConfig
 from moebert import routing_statistics
+from moebert.distillation import layer_loss
 from moebert.experts import IMPLEMENTATIONS
 
 
@@ -88,6 +89,18 @@ def test_regression_matches_scores(regression: Task) -> None:
     objective, batch = stage(regression), toy_batches(regression)[0]
     student, teacher = objective.student(**batch).logits, objective.teacher(**batch).logits
     torch.testing.assert_close(objective(batch)["prediction"], torch.nn.functional.mse_loss(student, teacher))
+
+
+def test_the_positions_whose_hidden_states_are_matched_are_the_knobs(classification: Task) -> None:
+    batch = toy_batches(classification)[0]
+    assert not batch["attention_mask"].bool().all(), "no padding, no difference"
+    for positions, mask in (("non-padding", batch["attention_mask"]), ("all", None)):
+        objective = stage(classification, positions=positions)
+        ours, theirs = (
+            model(**batch, output_hidden_states=True).hidden_states
+            for model in (objective.student, objective.teacher)
+        )
+        torch.testing.assert_close(objective(batch)["layers"], layer_loss(ours, theirs, mask))
 
 
 @pytest.mark.parametrize("distill", ["all", "none"])

@@ -302,6 +302,12 @@ def test_the_p_value_counts_the_shuffles_that_tell_as_much():
     assert found.chance_high.amax() == 2
 
 
+def test_a_p_value_counts_the_real_labels_too_and_is_never_0():
+    labels = torch.arange(40) % 2
+    found = label_association(F.one_hot(labels, 2)[:, None], labels, 2, shuffles=99)
+    assert found.p_value.item() == pytest.approx(1 / 100)
+
+
 def test_tokens_of_one_row_are_not_taken_for_independent_witnesses():
     """Rows send nearly all of their tokens one way, whatever their label; chi-square over tokens would cry wolf."""
     alarms = 0
