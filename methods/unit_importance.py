@@ -59,7 +59,9 @@ def _changes(model: PreTrainedModel, layers: Any, batch: dict[str, Tensor]) -> t
         loss = model(**model_inputs(model, batch, labels=True)).loss * len(mask)  # a sum over samples
         gradients = torch.autograd.grad(loss, outputs)
     changes = [
-        (output * gradient * mask).sum(dim=1) for output, gradient in zip(outputs, gradients, strict=True)
+        # detached: sums over batches would keep what every batch was computed from
+        (output.detach() * gradient * mask).sum(dim=1)
+        for output, gradient in zip(outputs, gradients, strict=True)
     ]
     return torch.stack(changes[0::2]), torch.stack(changes[1::2])
 

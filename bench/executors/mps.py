@@ -11,6 +11,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from bench.errors import UserError
+from bench.executors.gpus import VISIBLE
 
 CONTROL = "nvidia-cuda-mps-control"
 PIPES = "CUDA_MPS_PIPE_DIRECTORY"
@@ -42,10 +43,12 @@ def multi_process_service() -> Iterator[dict[str, str]]:
 
 
 def _control(arguments: list[str], variables: dict[str, str], command: str) -> None:
+    # a service that sees some GPUs only counts them anew, and its clients would have to as well
+    everything = {name: value for name, value in os.environ.items() if name != VISIBLE}
     try:
         subprocess.run(
             [CONTROL, *arguments],
-            env={**os.environ, **variables},
+            env={**everything, **variables},
             input=command,
             timeout=SECONDS,
             check=True,

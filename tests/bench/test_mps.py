@@ -13,7 +13,7 @@ from bench.executors.processes import run_in_processes
 from bench.matrix import ExecutorPlan
 
 DAEMON = """#!/bin/sh
-echo "$@ $(cat) $CUDA_MPS_PIPE_DIRECTORY" >> "$SAID"
+echo "$@ $(cat) $CUDA_MPS_PIPE_DIRECTORY $CUDA_VISIBLE_DEVICES" >> "$SAID"
 """
 
 
@@ -39,6 +39,12 @@ def test_the_service_lives_as_long_as_the_block(said):
         assert said.read_text().split() == ["-d", variables[PIPES]]
     assert said.read_text().splitlines()[1].split() == ["quit", variables[PIPES]]
     assert PIPES not in os.environ, "what is timed afterwards has the GPU for itself"
+
+
+def test_the_service_sees_every_gpu_so_that_its_clients_count_them_as_the_user_does(said, monkeypatch):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "1")
+    with multi_process_service() as variables:
+        assert said.read_text().split() == ["-d", variables[PIPES]]
 
 
 def test_it_ends_when_the_run_fails(said):
