@@ -84,7 +84,9 @@ def _ratio(above: Array, below: Array) -> Array:
 
 def _ranks(values: Array, counts: Array) -> Array:
     """Return mean ranks of the rows in each resample: the order never changes, only how many stand before."""
-    distinct, group = np.unique(values, return_inverse=True)
-    members = np.stack([np.bincount(group, weights=row, minlength=len(distinct)) for row in counts])
-    ranks: Array = (np.cumsum(members, axis=1) - (members - 1) / 2)[:, group]
+    _, group, sizes = np.unique(values, return_inverse=True, return_counts=True)
+    members = np.take(counts, np.argsort(group, kind="stable"), axis=1)
+    if len(sizes) < len(values):  # ties
+        members = np.add.reduceat(members, np.cumsum(sizes) - sizes, axis=1)
+    ranks: Array = np.take(np.cumsum(members, axis=1) - (members - 1) / 2, group, axis=1)
     return ranks
