@@ -45,7 +45,9 @@ def why_not_interpreted() -> str | None:
 
 
 WHY_NOT = why_not_interpreted()
-INTERPRETED = pytest.param("cpu", marks=pytest.mark.skipif(WHY_NOT is not None, reason=str(WHY_NOT)))
+INTERPRETED = pytest.param(
+    "cpu", marks=[pytest.mark.triton, pytest.mark.skipif(WHY_NOT is not None, reason=str(WHY_NOT))]
+)
 COMPILED = pytest.param("cuda", marks=pytest.mark.gpu)
 DEVICES = pytest.mark.parametrize("device", [INTERPRETED, COMPILED])
 
@@ -336,6 +338,7 @@ def test_a_replayed_graph_draws_new_dropout() -> None:
     assert not torch.equal(first, captured)
 
 
+@pytest.mark.triton  # where there is Triton, a CPU goes without it all the same
 @pytest.mark.parametrize("implementation", ["fused", "auto"])
 def test_on_a_cpu_grouped_runs_and_only_who_asked_for_fused_is_told_once(
     implementation: str, caplog: pytest.LogCaptureFixture

@@ -15,10 +15,13 @@ from moebert.lean.parameters import Embeddings, Norm
 
 INTERPRETED = pytest.param(
     "cpu",
-    marks=pytest.mark.skipif(
-        find_spec("triton") is None or os.environ.get("TRITON_INTERPRET") != "1",
-        reason="needs triton and TRITON_INTERPRET=1",
-    ),
+    marks=[
+        pytest.mark.triton,
+        pytest.mark.skipif(
+            find_spec("triton") is None or os.environ.get("TRITON_INTERPRET") != "1",
+            reason="needs triton and TRITON_INTERPRET=1",
+        ),
+    ],
 )
 DEVICES = pytest.mark.parametrize("device", [INTERPRETED, pytest.param("cuda", marks=pytest.mark.gpu)])
 SHAPES = pytest.mark.parametrize(("tokens", "width"), [(5, 48), (1, 7), (0, 16), (2051, 24), (3, 1100)])

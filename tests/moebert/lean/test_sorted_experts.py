@@ -16,10 +16,13 @@ from moebert.lean.parameters import Norm
 
 INTERPRETED = pytest.param(
     "cpu",
-    marks=pytest.mark.skipif(
-        find_spec("triton") is None or os.environ.get("TRITON_INTERPRET") != "1",
-        reason="needs triton and TRITON_INTERPRET=1",
-    ),
+    marks=[
+        pytest.mark.triton,
+        pytest.mark.skipif(
+            find_spec("triton") is None or os.environ.get("TRITON_INTERPRET") != "1",
+            reason="needs triton and TRITON_INTERPRET=1",
+        ),
+    ],
 )
 DEVICES = pytest.mark.parametrize("device", [INTERPRETED, pytest.param("cuda", marks=pytest.mark.gpu)])
 PRECISIONS = pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
