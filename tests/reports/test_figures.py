@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from synthetic import SPEED, campaign, cell, latency
 
-from reports.figures import FIGURES, heatmaps, pareto, ranks, seeds
+from reports.figures import FIGURES, heatmaps, pareto, ranks, seeds, style
 from reports.figures.ablation import sweeps
 from reports.figures.style import FigureEntry, files, marks, paper_style, short
 from reports.statistics import Estimate
@@ -228,7 +228,9 @@ def test_style_file_is_part_of_the_package() -> None:
     assert (Path(reports.figures.__file__).parent / "paper.mplstyle").is_file()
 
 
-def test_twelve_tasks_with_long_names_still_have_room() -> None:
+def test_twelve_tasks_with_long_names_still_have_room(monkeypatch: pytest.MonkeyPatch) -> None:
+    # One format is enough: the layout is found once for all of them, and here each takes seconds.
+    monkeypatch.setattr(style, "_formats", lambda figure, name: {"svg": style._save(figure, "svg", {})})
     names = [f"task-{number} [train=train-part, validation=validation-part]" for number in range(12)]
     frame = from_records(campaign(("teacher", "finetune", "moebert"), names, (1,)))
     with warnings.catch_warnings():
