@@ -6,7 +6,9 @@ check again.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping
+import gc
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -76,14 +78,15 @@ def load(folder: Path, *, only: Collection[str] | None = None) -> Frame:
         FrameError: Where its records do not make a frame.
     """
     run = RunFolder(folder)
-    records = [
-        record
-        for record in run.records()
-        if only is None or (record.cell_id if isinstance(record, AnatomyRecord) else record.id) in only
-    ]
-    if not records:
-        raise FileNotFoundError(f"{folder}: no records; a run folder has records/<cell id>.json")
-    return from_records(records, environments=run.environments(), folder=run)
+    with _collector_at_rest():
+        records = [
+            record
+            for record in run.records()
+            if only is None or (record.cell_id if isinstance(record, AnatomyRecord) else record.id) in only
+        ]
+        if not records:
+            raise FileNotFoundError(f"{folder}: no records; a run folder has records/<cell id>.json")
+        return from_records(records, environments=run.environments(), folder=run)
 
 
 def from_records(
@@ -129,6 +132,18 @@ def from_records(
             ],
         ),
     )
+
+
+@contextmanager
+def _collector_at_rest() -> Iterator[None]:
+    """Keep the collector of cycles from searching records, which have none: half the time of reading them."""
+    was_on = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_on:
+            gc.enable()
 
 
 def _table(

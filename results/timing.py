@@ -6,7 +6,7 @@ from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,10 +19,12 @@ Calls = (
     Milliseconds  # counted calls of the baseline and of the candidate in one process, ``[..., side, call]``
 )
 
+Counts = NDArray[np.unsignedinteger[Any]]
+
 CONFIDENCE = 0.95
 RESAMPLES = 1000
-TOGETHER = 64  # timings that are resampled at once; fewer where they have many calls
-_COMPARED = 2**20  # pairs of calls of a side that are compared at once
+TOGETHER = 16  # timings that are resampled at once: what is made of them stays in the processor's cache
+FEW = 8  # numbers of a row up to which rows are sorted side by side
 
 # What makes a number doubtful. The first two are those of pyperf.
 SPREAD = 0.10  # standard deviation over mean of the calls of one process
@@ -81,10 +83,9 @@ def summarise_all(records: Sequence[LatencyRecord]) -> list[TimingSummary]:
     for place, processes in enumerate(counted):
         by_shape[tuple(calls.shape[1] for calls in processes)].append(place)
     found: dict[int, TimingSummary] = {}
-    for shape, places in by_shape.items():
-        block = max(1, min(TOGETHER, _COMPARED // max(shape) ** 2))
-        for start in range(0, len(places), block):
-            some = places[start : start + block]
+    for places in by_shape.values():
+        for start in range(0, len(places), TOGETHER):
+            some = places[start : start + TOGETHER]
             stacked = [np.stack(calls) for calls in zip(*(counted[place] for place in some), strict=True)]
             found |= zip(some, _summaries([records[place] for place in some], stacked), strict=True)
     return [found[place] for place in range(len(records))]
@@ -113,7 +114,7 @@ def _summaries(records: Sequence[LatencyRecord], processes: Sequence[Calls]) -> 
             speedup_low=low,
             speedup_high=high,
             calls=calls.shape[2],
-            warnings=tuple(_warnings(record, noise, place)),
+            warnings=tuple(_warnings(record, noise[place])),
         )
 
 
@@ -137,7 +138,7 @@ def _counted(record: LatencyRecord, index: int) -> Calls:
     if len(repeat.baseline_ms) <= repeat.warmup:
         raise ValueError(f"{where}: {len(repeat.baseline_ms)} calls, and {repeat.warmup} of them are warm-up")
     calls = np.array([repeat.baseline_ms, repeat.candidate_ms])
-    if not (np.isfinite(calls) & (calls > 0)).all():
+    if not (calls.min() > 0 and calls.max() < np.inf):  # NaN is neither
         raise ValueError(f"{where}: a call took no time, or none that is a number")
     return calls[:, repeat.warmup :]
 
@@ -152,33 +153,36 @@ def _speedups(processes: Sequence[Calls]) -> Milliseconds:
     """
     medians = np.stack([_median(calls) for calls in processes], axis=-1)
     logs = np.log(medians[:, 0] / medians[:, 1])
-    resampled = np.empty((len(logs), RESAMPLES, len(processes)))
+    resampled = np.empty((len(logs), len(processes), RESAMPLES))
     for calls, (here, counts) in zip(processes, _draws(tuple(p.shape[2] for p in processes)), strict=True):
-        baseline, candidate = np.moveaxis(_medians_of_draws(calls, counts), 1, 0)
-        resampled[:, here] = np.log(baseline / candidate)
+        drawn = _medians_of_draws(calls, counts)
+        resampled[:, *here] = np.log(drawn[:, 0] / drawn[:, 1])
     tail = (1 - CONFIDENCE) / 2
-    ends = np.quantile(_median(resampled), [tail, 1 - tail], axis=1)
+    ends = np.quantile(_median(np.moveaxis(resampled, 1, -1)), [tail, 1 - tail], axis=1)
     found: Milliseconds = np.exp(np.stack([_median(logs), *ends]))
     return found
 
 
 @lru_cache(maxsize=16)
-def _draws(calls: tuple[int, ...]) -> list[tuple[NDArray[np.bool_], NDArray[np.float32]]]:
-    """Draw processes, then calls of each: where a process was drawn, and how often each call then, ``[call, draw]``."""
+def _draws(calls: tuple[int, ...]) -> list[tuple[tuple[NDArray[np.intp], ...], Counts]]:
+    """Draw processes, then calls of each: how often each call was drawn, ``[call, draw]``.
+
+    Before it, where its process was drawn: as which of a resample's processes, and in which resample.
+    """
     rng = np.random.default_rng(0)
     drawn = rng.integers(len(calls), size=(RESAMPLES, len(calls)))
-    heres = [drawn == process for process in range(len(calls))]
+    heres = [np.nonzero(drawn == process)[::-1] for process in range(len(calls))]
     found = []
     for here, count in zip(heres, calls, strict=True):
-        chosen = rng.integers(count, size=(int(here.sum()), count))
+        chosen = rng.integers(count, size=(len(here[0]), count))
         rows = np.arange(len(chosen))[:, None]
-        counts = np.zeros(chosen.shape, dtype=np.float32)
+        counts = np.zeros(chosen.shape, dtype=np.min_scalar_type(count))
         np.add.at(counts, (rows, chosen), 1)
         found.append((here, np.ascontiguousarray(counts.T)))
     return found
 
 
-def _medians_of_draws(calls: Calls, counts: NDArray[np.float32]) -> Milliseconds:
+def _medians_of_draws(calls: Calls, counts: Counts) -> Milliseconds:
     """Return the median of every draw, ``[record, side, draw]``.
 
     A draw is sorted by nobody: the calls are, once, and then how many of the draw lie up to each of them says which of
@@ -191,67 +195,91 @@ def _medians_of_draws(calls: Calls, counts: NDArray[np.float32]) -> Milliseconds
     count = calls.shape[-1]
     order = np.argsort(calls, axis=-1)
     ordered = np.take_along_axis(calls, order, axis=-1)
-    ranks = np.argsort(order, axis=-1)
-    up_to = (ranks[..., None, :] <= np.arange(count)[:, None]).astype(np.float32) @ counts
-    middle = [np.count_nonzero(up_to <= before, axis=-2) for before in ((count - 1) // 2, count // 2)]
-    low, high = (np.take_along_axis(ordered, place, axis=-1) for place in middle)
-    medians: Milliseconds = (low + high) / 2
+    up_to = np.zeros((*calls.shape[:-1], counts.shape[1]), dtype=counts.dtype)
+    # how many calls stand before either middle of a draw
+    low, high = np.zeros_like(up_to), np.zeros_like(up_to)
+    for place in range(count):
+        up_to += counts[order[..., place]]
+        low += up_to <= (count - 1) // 2
+        high += up_to <= count // 2
+    medians: Milliseconds = (_taken(ordered, low) + _taken(ordered, high)) / 2
     return medians
+
+
+def _taken(ordered: Calls, places: Counts) -> Milliseconds:
+    """Take ``[record, side, place]`` at ``[record, side, draw]``; sooner than ``np.take_along_axis``."""
+    starts = ordered.shape[-1] * np.arange(ordered[..., 0].size).reshape(*ordered.shape[:-1], 1)
+    return ordered.ravel()[starts + places]
 
 
 def _median(values: Milliseconds) -> Milliseconds:
     """Return the median over the last axis: of thousands of short rows, far sooner than ``np.median``."""
-    ordered = np.sort(values, axis=-1)
-    middle = ordered.shape[-1] // 2
-    return (
-        ordered[..., middle]
-        if ordered.shape[-1] % 2
-        else (ordered[..., middle - 1] + ordered[..., middle]) / 2
-    )
+    count = values.shape[-1]
+    ordered = _exchanged(values) if count <= FEW else np.moveaxis(np.sort(values, axis=-1), -1, 0)
+    middle = count // 2
+    return ordered[middle] if count % 2 else (ordered[middle - 1] + ordered[middle]) / 2
+
+
+def _exchanged(values: Milliseconds) -> list[Milliseconds]:
+    """Sort the last axis, all rows at once, by exchanging neighbours that stand in the wrong order."""
+    ordered = list(np.moveaxis(values, -1, 0))
+    for turn in range(len(ordered)):
+        for place in range(turn % 2, len(ordered) - 1, 2):
+            one, next_ = ordered[place : place + 2]
+            ordered[place : place + 2] = np.minimum(one, next_), np.maximum(one, next_)
+    return ordered
 
 
 @dataclass(frozen=True)
 class _Noise:
-    """How unsteady timings were, ``[process, record, side]``; sides are the baseline, the candidate and their ratio."""
+    """How unsteady a timing was; sides are the baseline, the candidate and their ratio.
 
-    spread: Milliseconds
-    extreme: Milliseconds
-    medians: Milliseconds
+    Attributes:
+        spread: Largest standard deviation of a process over its mean, by side.
+        extreme: Farthest call of a process from its median, over the median, by side.
+        apart: Largest over smallest median of the processes, less one, by side.
+    """
+
+    spread: Sequence[float]
+    extreme: Sequence[float]
+    apart: Sequence[float]
 
     @classmethod
-    def of(cls, processes: Sequence[Calls]) -> _Noise:
+    def of(cls, processes: Sequence[Calls]) -> list[_Noise]:
+        """Return that of every record."""
         sides = [np.concatenate([calls, calls[:, :1] / calls[:, 1:]], axis=1) for calls in processes]
         medians = np.stack([_median(calls) for calls in sides])
-        return cls(
-            spread=np.stack([_spread(calls) for calls in sides]),
-            extreme=np.stack(
-                [
-                    np.abs(calls / middle[..., None] - 1).max(axis=-1)
-                    for calls, middle in zip(sides, medians, strict=True)
-                ]
-            ),
-            medians=np.concatenate([medians[..., :2], medians[..., :1] / medians[..., 1:2]], axis=-1),
-        )
+        extremes = [
+            np.abs(calls / middle[..., None] - 1).max(axis=-1)
+            for calls, middle in zip(sides, medians, strict=True)
+        ]
+        steadier = np.concatenate([medians[..., :2], medians[..., :1] / medians[..., 1:2]], axis=-1)
+        return [
+            cls(*one)
+            for one in zip(
+                np.max([_spread(calls) for calls in sides], axis=0).tolist(),
+                np.max(extremes, axis=0).tolist(),
+                (steadier.max(axis=0) / steadier.min(axis=0) - 1).tolist(),
+                strict=True,
+            )
+        ]
 
 
-def _warnings(record: LatencyRecord, noise: _Noise, place: int) -> Iterator[str]:
-    """Name what makes the record at this place doubtful."""
-    spread, extreme = noise.spread[:, place].max(axis=0), noise.extreme[:, place].max(axis=0)
+def _warnings(record: LatencyRecord, noise: _Noise) -> Iterator[str]:
+    """Name what makes a record doubtful."""
     # at real lengths calls differ by their batch; what both sides share is no noise
     sides = {"ratio": 2} if record.workload.length is None else {"baseline": 0, "candidate": 1}
-    for side, number in sides.items():
-        if spread[number] >= SPREAD:
-            yield f"spread: standard deviation of the {side} {spread[number]:.0%} of its mean (threshold {SPREAD:.0%})"
-    for side, number in sides.items():
-        if extreme[number] >= EXTREMES:
-            yield f"extremes: a call of the {side} {extreme[number]:.0%} from the median (threshold {EXTREMES:.0%})"
-    medians = noise.medians[:, place]
-    apart = medians.max(axis=0) / medians.min(axis=0) - 1
-    for name, most in zip(("baseline", "candidate", "speed-up"), apart, strict=True):
-        if most >= DISAGREEMENT:
-            yield f"repeats disagree: median {name} differs by {most:.0%} (threshold {DISAGREEMENT:.0%})"
-    if len(medians) < FEWEST_REPEATS:
-        yield f"too few repeats: {len(medians)} (threshold {FEWEST_REPEATS})"
+    for side, place in sides.items():
+        if (spread := noise.spread[place]) >= SPREAD:
+            yield f"spread: standard deviation of the {side} {spread:.0%} of its mean (threshold {SPREAD:.0%})"
+    for side, place in sides.items():
+        if (extreme := noise.extreme[place]) >= EXTREMES:
+            yield f"extremes: a call of the {side} {extreme:.0%} from the median (threshold {EXTREMES:.0%})"
+    for name, apart in zip(("baseline", "candidate", "speed-up"), noise.apart, strict=True):
+        if apart >= DISAGREEMENT:
+            yield f"repeats disagree: median {name} differs by {apart:.0%} (threshold {DISAGREEMENT:.0%})"
+    if len(record.repeats) < FEWEST_REPEATS:
+        yield f"too few repeats: {len(record.repeats)} (threshold {FEWEST_REPEATS})"
     if (load := max(max(repeat.load_average) for repeat in record.repeats) - record.threads) >= FOREIGN_LOAD:
         yield f"load average high: {load:.1f} beyond our {record.threads} thread(s) (threshold {FOREIGN_LOAD:.1f})"
 
