@@ -24,7 +24,7 @@ def calibration_error(logits: Array, labels: NDArray[Any], *, bins: int = BINS) 
         labels: Gold codes ``[rows]``.
         bins: Number of bins over (0, 1].
     """
-    confidence = softmax(logits, axis=1).max(axis=1)
+    confidence = softmax(np.ascontiguousarray(logits.T), axis=0).max(axis=0)
     right = (logits.argmax(axis=1) == labels).astype(float)
     bin_of = np.clip(np.ceil(confidence * bins).astype(int) - 1, 0, bins - 1)
     gap = np.bincount(bin_of, weights=confidence - right, minlength=bins)

@@ -20,6 +20,7 @@ Calls = (
 )
 
 Counts = NDArray[np.unsignedinteger[Any]]
+Places = NDArray[np.intp]
 
 CONFIDENCE = 0.95
 RESAMPLES = 1000
@@ -154,9 +155,10 @@ def _speedups(processes: Sequence[Calls]) -> Milliseconds:
     medians = np.stack([_median(calls) for calls in processes], axis=-1)
     logs = np.log(medians[:, 0] / medians[:, 1])
     resampled = np.empty((len(logs), len(processes), RESAMPLES))
-    for calls, (here, counts) in zip(processes, _draws(tuple(p.shape[2] for p in processes)), strict=True):
+    draws = _draws(tuple(calls.shape[2] for calls in processes))
+    for calls, (places, resamples, counts) in zip(processes, draws, strict=True):
         drawn = _medians_of_draws(calls, counts)
-        resampled[:, *here] = np.log(drawn[:, 0] / drawn[:, 1])
+        resampled[:, places, resamples] = np.log(drawn[:, 0] / drawn[:, 1])
     tail = (1 - CONFIDENCE) / 2
     ends = np.quantile(_median(np.moveaxis(resampled, 1, -1)), [tail, 1 - tail], axis=1)
     found: Milliseconds = np.exp(np.stack([_median(logs), *ends]))
@@ -164,21 +166,23 @@ def _speedups(processes: Sequence[Calls]) -> Milliseconds:
 
 
 @lru_cache(maxsize=16)
-def _draws(calls: tuple[int, ...]) -> list[tuple[tuple[NDArray[np.intp], ...], Counts]]:
-    """Draw processes, then calls of each: how often each call was drawn, ``[call, draw]``.
+def _draws(calls: tuple[int, ...]) -> list[tuple[Places, Places, Counts]]:
+    """Draw processes, then calls of each.
 
-    Before it, where its process was drawn: as which of a resample's processes, and in which resample.
+    Returns:
+        For each process, where it was drawn: as which of a resample's processes, and in which resample; then how often
+        each of its calls was drawn there, ``[call, draw]``.
     """
     rng = np.random.default_rng(0)
     drawn = rng.integers(len(calls), size=(RESAMPLES, len(calls)))
-    heres = [np.nonzero(drawn == process)[::-1] for process in range(len(calls))]
     found = []
-    for here, count in zip(heres, calls, strict=True):
-        chosen = rng.integers(count, size=(len(here[0]), count))
+    for process, count in enumerate(calls):
+        resamples, places = np.nonzero(drawn == process)
+        chosen = rng.integers(count, size=(len(resamples), count))
         rows = np.arange(len(chosen))[:, None]
         counts = np.zeros(chosen.shape, dtype=np.min_scalar_type(count))
         np.add.at(counts, (rows, chosen), 1)
-        found.append((here, np.ascontiguousarray(counts.T)))
+        found.append((places, resamples, np.ascontiguousarray(counts.T)))
     return found
 
 
@@ -209,15 +213,17 @@ def _medians_of_draws(calls: Calls, counts: Counts) -> Milliseconds:
 def _taken(ordered: Calls, places: Counts) -> Milliseconds:
     """Take ``[record, side, place]`` at ``[record, side, draw]``; sooner than ``np.take_along_axis``."""
     starts = ordered.shape[-1] * np.arange(ordered[..., 0].size).reshape(*ordered.shape[:-1], 1)
-    return ordered.ravel()[starts + places]
+    taken: Milliseconds = ordered.ravel()[starts + places]
+    return taken
 
 
 def _median(values: Milliseconds) -> Milliseconds:
     """Return the median over the last axis: of thousands of short rows, far sooner than ``np.median``."""
     count = values.shape[-1]
     ordered = _exchanged(values) if count <= FEW else np.moveaxis(np.sort(values, axis=-1), -1, 0)
-    middle = count // 2
-    return ordered[middle] if count % 2 else (ordered[middle - 1] + ordered[middle]) / 2
+    low, high = ordered[(count - 1) // 2], ordered[count // 2]
+    median: Milliseconds = high if count % 2 else (low + high) / 2
+    return median
 
 
 def _exchanged(values: Milliseconds) -> list[Milliseconds]:

@@ -249,9 +249,9 @@ def test_recordings_hold_what_the_clock_promises(file: Path) -> None:
 @pytest.mark.parametrize("calls", [1, 2, 7, 8, 60, 255, 256, 300])
 def test_the_median_of_a_draw_is_that_of_its_sorted_calls(calls: int) -> None:
     values = np.random.default_rng(calls).integers(1, 20, (3, 2, calls)).astype(float)  # with ties
-    ((here, counts),) = _draws((calls,))
-    assert here[0].tolist() == [0] * RESAMPLES  # of one process
-    assert here[1].tolist() == list(range(counts.shape[1])) == list(range(RESAMPLES))
+    ((places, resamples, counts),) = _draws((calls,))
+    assert places.tolist() == [0] * RESAMPLES  # of one process
+    assert resamples.tolist() == list(range(counts.shape[1])) == list(range(RESAMPLES))
     assert (counts.sum(axis=0) == calls).all()
     draws = [np.repeat(np.arange(calls), column.astype(int)) for column in counts.T]
     expected = np.median(values[:, :, np.array(draws)], axis=-1)
