@@ -49,7 +49,7 @@ def draw_retained(frame: Frame) -> Figure | None:
 
 def draw_speedups(frame: Frame) -> Figure | None:
     """Draw the speed-up over batch and length, a panel a method and runtime; None where no grid was timed."""
-    grids = _grids(frame)[:GRIDS]
+    grids = _grids(frame)
     if not grids:
         return None
     high = max(float(np.nanmax(grid.speedups)) for grid in grids)
@@ -103,8 +103,9 @@ def _grids(frame: Frame) -> list[_Grid]:
         for label, timed in same.groupby("label"):
             parts = short(str(label), TITLE), f"{conditions[1]}, {conditions[2]}"
             title = ", ".join(parts) if sum(map(len, parts)) < TITLE else "\n".join(parts)
-            found.append((order[str(label)], str(conditions), _grid(title, timed)))
-    return [grid for *_, grid in sorted(found, key=lambda entry: entry[:2])]
+            found.append((order[str(label)], str(conditions), title, timed))
+    found.sort(key=lambda entry: entry[:2])
+    return [_grid(title, timed) for *_, title, timed in found[:GRIDS]]
 
 
 def _flat(times: NDArray[np.float64]) -> NDArray[np.bool_]:

@@ -17,6 +17,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
+from reports.figures.svg import both_svgs
 from reports.outcomes import teacher_label
 from results.frame import Frame
 
@@ -153,7 +154,7 @@ def files(entries: Iterable[FigureEntry], frame: Frame) -> Iterator[tuple[Figure
                 {"figure.constrained_layout.use": False}
             ):  # would lay out anew for every format
                 _lay_out(figure)
-                saved = _formats(figure, entry.name)
+                saved = _formats(figure)
         yield entry, saved
 
 
@@ -172,18 +173,16 @@ def _lay_out(figure: Figure) -> None:
             axis.set_label_coords(x, y, figure.transFigure)
 
 
-def _formats(figure: Figure, name: str) -> dict[str, bytes]:
+def _formats(figure: Figure) -> dict[str, bytes]:
     saved = {
         "png": _save(figure, "png", {"Software": None}),
         "pdf": _save(figure, "pdf", {"CreationDate": None, "Creator": None, "Producer": None}),
-        "svg": _save(figure, "svg", {"Date": None, "Creator": None}),
     }
-    with mpl.rc_context({"svg.fonttype": "none", "svg.hashsalt": name}):
-        saved["inline"] = _save(figure, "svg", {"Date": None, "Creator": None}, transparent=True)
+    saved["svg"], saved["inline"] = both_svgs(figure)
     return saved
 
 
-def _save(figure: Figure, suffix: str, metadata: dict[str, None], **options: Any) -> bytes:
+def _save(figure: Figure, suffix: str, metadata: dict[str, None]) -> bytes:
     out = io.BytesIO()
-    figure.savefig(out, format=suffix, metadata=metadata, **options)
+    figure.savefig(out, format=suffix, metadata=metadata)
     return out.getvalue()

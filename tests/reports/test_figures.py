@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import io
 import re
 import warnings
 from itertools import product
 from pathlib import Path
 
+import matplotlib as mpl
 import numpy as np
 import pytest
 from synthetic import SPEED, campaign, cell, latency
 
 from reports.figures import FIGURES, heatmaps, pareto, ranks, seeds, style
 from reports.figures.ablation import sweeps
-from reports.figures.style import FigureEntry, files, marks, paper_style, short
+from reports.figures.style import FigureEntry, _lay_out, files, marks, paper_style, short
+from reports.figures.svg import both_svgs
 from reports.statistics import Estimate
 from results.frame import Frame, from_records
 from results.record import CellRecord, WorkloadRecord
@@ -185,6 +188,19 @@ def test_an_svg_alone_has_outlines_and_one_for_the_page_has_text(saved: dict[str
     assert b"<dc:date>" not in saved["svg"]
 
 
+def test_both_svgs_of_one_drawing_are_those_of_two(frame: Frame) -> None:
+    with paper_style():
+        figure = entry_of("seeds").draw(frame)
+        assert figure is not None
+        mpl.rcParams["figure.constrained_layout.use"] = False
+        _lay_out(figure)
+        for kind, drawn in zip(("path", "none"), both_svgs(figure), strict=True):
+            alone = io.BytesIO()
+            mpl.rcParams["svg.fonttype"] = kind
+            figure.savefig(alone, format="svg", metadata={"Date": None, "Creator": None})
+            assert drawn == alone.getvalue()
+
+
 def test_a_png_names_no_software_and_no_date(saved: dict[str, bytes]) -> None:
     assert saved["png"].startswith(b"\x89PNG")
     assert re.findall(rb"tEXt|tIME|iTXt", saved["png"]) == []
@@ -198,8 +214,6 @@ def test_names_with_dollars_are_text_not_mathematics() -> None:
 
 
 def test_the_settings_of_the_user_change_nothing(frame: Frame, saved: dict[str, bytes]) -> None:
-    import matplotlib as mpl
-
     with mpl.rc_context(
         {"font.size": 20, "axes.facecolor": "red", "svg.fonttype": "path", "text.usetex": True}
     ):
