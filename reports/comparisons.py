@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache, partial
 from pathlib import Path
@@ -13,7 +14,7 @@ from numpy.typing import NDArray
 
 from reports.agreement import calibration_error, label_loyalty, probability_loyalty
 from reports.outcomes import main_score, outcomes, teacher_label
-from reports.paired import Difference, compare_means, compare_resampled
+from reports.paired import Difference, compare_draws, compare_means, resample
 from reports.resampling import SCORES
 from reports.statistics import Estimate, holm, mean_interval
 from results.frame import Frame
@@ -21,6 +22,7 @@ from results.predictions import Predictions, read_predictions
 
 LEVEL = 0.05
 BySeed = Mapping[int, Predictions]
+Draws = NDArray[np.float64]  # scores of all rows and of resamples of them, ``[1 + resamples]``
 
 
 @dataclass(frozen=True)
@@ -81,10 +83,11 @@ def compare(frame: Frame, task: str, split: str = "validation") -> Comparisons:
     others = sorted(set(means) - {best})
     score = main_score(frame, task)
     of_teacher = predictions.get(teacher or "", {})
+    drawn = _resampled_once(score, predictions)
     return Comparisons(
         best=best,
-        with_best=_against(score, predictions, best, others) if best else {},
-        with_teacher=_against(score, predictions, teacher, sorted(means)) if teacher else {},
+        with_best=_against(score, predictions, best, others, drawn) if best else {},
+        with_teacher=_against(score, predictions, teacher, sorted(means), drawn) if teacher else {},
         label_loyalty=_over_seeds(predictions, of_teacher, label_loyalty),
         probability_loyalty=_over_seeds(predictions, of_teacher, probability_loyalty),
         calibration_error=_calibration(predictions),
@@ -103,10 +106,14 @@ def load_predictions(frame: Frame, task: str, split: str) -> dict[str, dict[int,
 
 
 def _against(
-    score: str, predictions: Mapping[str, BySeed], reference: str, others: Sequence[str]
+    score: str,
+    predictions: Mapping[str, BySeed],
+    reference: str,
+    others: Sequence[str],
+    drawn: Mapping[int, Draws],
 ) -> dict[str, Comparison]:
     raw = {
-        label: compare_predictions(score, predictions.get(label, {}), predictions.get(reference, {}))
+        label: compare_predictions(score, predictions.get(label, {}), predictions.get(reference, {}), drawn)
         for label in others
     }
     adjusted = holm({label: found.p_value for label, found in raw.items() if isinstance(found, Difference)})
@@ -146,8 +153,17 @@ def _classifies(logits: NDArray[np.float64] | None) -> TypeGuard[NDArray[np.floa
     return logits is not None and logits.shape[1] > 1
 
 
-def compare_predictions(score: str, method: BySeed, reference: BySeed) -> Difference | str:
-    """Compare two methods on the seeds that both finished, or say why that is not possible."""
+def compare_predictions(
+    score: str, method: BySeed, reference: BySeed, drawn: Mapping[int, Draws] | None = None
+) -> Difference | str:
+    """Compare two methods on the seeds that both finished, or say why that is not possible.
+
+    Args:
+        score: What they are compared by.
+        method: Its predictions.
+        reference: Those of the other.
+        drawn: Scores of resamples by the identity of the predictions, where they are known already.
+    """
     seeds = sorted(set(method) & set(reference))
     if not seeds:
         return "no predictions of a seed that both finished"
@@ -159,12 +175,37 @@ def compare_predictions(score: str, method: BySeed, reference: BySeed) -> Differ
     known = [value for value in values if value is not None]
     if len(known) == len(values):
         return compare_means(np.stack(known[0::2]), np.stack(known[1::2]))
-    if score in SCORES and all(
-        one.logits is not None and one.labels is not None for pair in pairs for one in pair
-    ):
-        weighted = [_weighted(score, one) for pair in pairs for one in pair]
-        return compare_resampled(weighted[0::2], weighted[1::2], len(rows))
+    ones = [one for pair in pairs for one in pair]
+    if all(_can_be_resampled(score, one) for one in ones):
+        if not drawn or not all(id(one) in drawn for one in ones):
+            drawn = _resampled(score, ones)
+        scored = [drawn[id(one)] for one in ones]
+        return compare_draws(np.stack(scored[0::2]), np.stack(scored[1::2]), len(rows))
     return f"the predictions hold no {score} by row"
+
+
+def _resampled_once(score: str, predictions: Mapping[str, BySeed]) -> dict[int, Draws]:
+    """Score the resamples of all predictions that more than one comparison needs."""
+    ones = [one for by_seed in predictions.values() for one in by_seed.values()]
+    if all(_row_values(score, one) is not None for one in ones):
+        return {}
+    return _resampled(score, [one for one in ones if _can_be_resampled(score, one)])
+
+
+def _resampled(score: str, ones: Iterable[Predictions]) -> dict[int, Draws]:
+    """Score the same resamples of rows for each of these predictions; the keys are their identities."""
+    by_rows: dict[int, list[Predictions]] = defaultdict(list)
+    for one in ones:
+        by_rows[len(one.row_ids)].append(one)
+    return {
+        id(one): draws
+        for rows, same in by_rows.items()
+        for one, draws in zip(same, resample([_weighted(score, one) for one in same], rows), strict=True)
+    }
+
+
+def _can_be_resampled(score: str, one: Predictions) -> bool:
+    return score in SCORES and one.logits is not None and one.labels is not None
 
 
 def _row_values(score: str, one: Predictions) -> NDArray[np.float64] | None:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import chain
 
 import numpy as np
 from numpy.typing import NDArray
@@ -96,16 +97,20 @@ def compare_resampled(
         rows: Number of rows.
         resamples: Of the rows; every seed and both methods are scored on the same ones.
     """
-    whole = np.ones((1, rows))
-    observed = np.array([float((a(whole) - b(whole))[0]) for a, b in zip(first, second, strict=True)])
-    drawn = np.concatenate(
-        [
-            np.array([a(counts) - b(counts) for a, b in zip(first, second, strict=True)])
-            for counts in draws(rows, resamples=resamples)
-        ],
-        axis=1,
-    )
-    return crossed(observed, np.atleast_2d(np.cov(drawn)), rows)
+    found = resample([*first, *second], rows, resamples=resamples)
+    return compare_draws(found[: len(first)], found[len(first) :], rows)
+
+
+def resample(scores: Sequence[Weighted], rows: int, *, resamples: int = RESAMPLES) -> Array:
+    """Score all rows and the same resamples of them by each of several functions, ``[function, 1 + resamples]``."""
+    blocks = chain([np.ones((1, rows))], draws(rows, resamples=resamples))  # large: one after the other
+    return np.concatenate([np.array([score(counts) for score in scores]) for counts in blocks], axis=1)
+
+
+def compare_draws(first: Array, second: Array, rows: int) -> Difference:
+    """Compare what ``resample`` found for one method with what it found for another, ``[seeds, 1 + resamples]``."""
+    by_seed = first - second
+    return crossed(by_seed[:, 0], np.atleast_2d(np.cov(by_seed[:, 1:])), rows)
 
 
 def crossed(by_seed: Array, covariance: Array, rows: int) -> Difference:
