@@ -10,7 +10,8 @@ from types import TracebackType
 import joblib
 from joblib.externals.loky import ProcessPoolExecutor
 
-from reports.figures.style import FigureEntry, files
+from reports.figures.fonts import warn_of_missing
+from reports.figures.style import FigureEntry, files, names_in
 from results.frame import Frame
 
 Files = Mapping[str, bytes]
@@ -37,6 +38,7 @@ class Figures(AbstractContextManager["Figures"]):
 
     def __init__(self, entries: Sequence[FigureEntry], frame: Frame, processes: int) -> None:
         self._entries, self._frame = entries, frame
+        warn_of_missing(names_in(frame))
         others = min(processes - 1, len(entries))
         self._pool = (
             ProcessPoolExecutor(others, initializer=_receive, initargs=(frame,)) if others > 0 else None

@@ -17,6 +17,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
+from reports.figures.fonts import families
 from reports.figures.svg import both_svgs
 from reports.outcomes import teacher_label
 from results.frame import Frame
@@ -69,12 +70,22 @@ def marks(frame: Frame) -> dict[str, Mark]:
     return drawn | ({teacher: Mark(INK, "*")} if teacher else {})
 
 
+def names_in(frame: Frame) -> list[str]:
+    """Return the texts of a frame that figures show."""
+    return [text for column in ("task", "label", "config") for text in frame.cells[column].unique()]
+
+
 @contextmanager
-def paper_style() -> Iterator[None]:
-    """Apply the style file on top of matplotlib's own defaults, whatever the user's settings."""
+def paper_style(texts: Iterable[str] = ()) -> Iterator[None]:
+    """Apply the style file on top of matplotlib's own defaults, whatever the user's settings.
+
+    Args:
+        texts: Names that will be shown; signs that DejaVu Sans lacks are taken from other fonts of the machine.
+    """
     with mpl.rc_context(), warnings.catch_warnings():
         mpl.rcdefaults()
         matplotlib.style.use(_STYLE)
+        mpl.rcParams["font.family"] = families(texts)[0]
         warnings.filterwarnings("ignore", message="Glyph .* missing from font")
         yield
 
@@ -104,6 +115,14 @@ def short(name: str, letters: int = 34) -> str:
         return name
     kept = letters - 1
     return f"{name[: kept - kept // 3]}…{name[-(kept // 3) :]}"
+
+
+def heading(name: str, letters: int = 25) -> str:
+    """Break a long name at its bracket: it stands above a panel of a third of the page and must not leave it."""
+    method, bracket, knobs = name.partition("[")
+    if len(name) <= letters or not bracket:
+        return short(name, letters)
+    return f"{short(method, letters)}\n{short(bracket + knobs, letters)}"
 
 
 def legend(figure: Figure, shown: Mapping[str, Mark]) -> None:
@@ -145,8 +164,9 @@ def files(entries: Iterable[FigureEntry], frame: Frame) -> Iterator[tuple[Figure
 
     ``svg`` and ``pdf`` stand alone with their fonts; ``inline`` is the SVG for a page, its text left as text.
     """
+    names = names_in(frame)
     for entry in entries:
-        with paper_style():
+        with paper_style(names):
             figure = entry.draw(frame)
             if figure is None:
                 continue
