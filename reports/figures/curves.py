@@ -9,12 +9,13 @@ import pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
-from reports.figures.style import COLOURS, INK, legend_below, panels, short
+from reports.figures.style import COLOURS, INK, heading, legend_below, panels
 from reports.outcomes import labels
 from results.frame import Frame
 
 DASHES = ("-", (0, (4, 1.5)), (0, (1, 1)), (0, (5, 1, 1, 1)))
 PANELS = 12
+WIDE = 10  # largest over smallest loss from which three ticks a decade are enough
 LINES = 15  # of a panel; more seeds and tasks than this are drawn as the mean over seeds
 
 
@@ -37,7 +38,7 @@ def draw(frame: Frame) -> Figure | None:
     figure, axes = panels(len(shown), height=1.6)
     for axis, label in zip(axes, shown, strict=True):
         _panel(axis, by_label[label], styles)
-        axis.set_title(short(label))
+        axis.set_title(heading(label))
     if len(known) > len(shown):
         figure.suptitle(f"the first {len(shown)} of {len(known)} in the order of the main table", fontsize=7)
     if len(names) > 1:
@@ -61,7 +62,8 @@ def _panel(axis: Any, losses: pd.DataFrame, styles: Mapping[str, Mapping[str, An
     for start in stages[stages > stages.min()]:
         axis.axvline(start, color=INK, linewidth=0.6, linestyle=":")
     axis.set_yscale("log")
-    axis.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    low, high = axis.get_ylim()
+    axis.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if high > WIDE * low else (1, 1.5, 2, 3, 5, 7)))
     axis.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     axis.yaxis.set_minor_locator(NullLocator())
     axis.set_xlabel("step")

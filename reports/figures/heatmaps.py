@@ -11,7 +11,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from reports.figures.style import PAGE_WIDTH, figure_of, panels, short
+from reports.figures.style import PAGE_WIDTH, figure_of, heading, panels, short
 from reports.outcomes import labels, tasks, teacher_label
 from reports.tables.comparison import retained
 from results.frame import Frame
@@ -19,7 +19,7 @@ from results.frame import Frame
 GRIDS = 12  # panels of one figure
 LAUNCH_BOUND = 1.25  # the next larger input takes less than this many times as long
 SLANTED = 16  # letters of a task's name that may be written aslant
-TITLE = 34  # letters above a panel
+TITLE = 30  # letters above a panel
 _MAP = "cividis"  # as readable in grey as in colour
 
 
@@ -40,7 +40,9 @@ def draw_retained(frame: Frame) -> Figure | None:
     below = 0.055 * longest if longest > SLANTED else 0.0  # inches that upright names take below the squares
     beside = max(2.2, 0.4 + 0.06 * max(len(short(label)) for label in students))
     figure, axis = figure_of(min(PAGE_WIDTH, beside + 0.62 * len(names)), 0.9 + 0.24 * len(students) + below)
-    _numbers(axis, values, "{:.1f}", low=float(np.nanmin(values)), high=max(100.0, float(np.nanmax(values))))
+    high = max(100.0, float(np.nanmax(values)))
+    low = min(float(np.nanmin(values)), high - 1)  # where all keep everything, none is dark
+    _numbers(axis, values, "{:.1f}", low=low, high=high)
     _ticks(axis, [short(label) for label in students], names)
     if len(names) > 1:
         axis.tick_params(axis="x", rotation=90 if below else 45)
@@ -101,7 +103,7 @@ def _grids(frame: Frame) -> list[_Grid]:
         if len(same[["batch_size", "length"]].drop_duplicates()) < 2:
             continue
         for label, timed in same.groupby("label"):
-            parts = short(str(label), TITLE), f"{conditions[1]}, {conditions[2]}"
+            parts = heading(str(label)), f"{conditions[1]}, {conditions[2]}"
             title = ", ".join(parts) if sum(map(len, parts)) < TITLE else "\n".join(parts)
             found.append((order[str(label)], str(conditions), title, timed))
     found.sort(key=lambda entry: entry[:2])

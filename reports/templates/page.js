@@ -150,7 +150,7 @@ openCard();
 addEventListener("beforeprint", () => { for (const card of all("details")) card.open = true; });
 
 // ---- the plot ----
-const WIDTH = 440, HEIGHT = 320, LEFT = 52, RIGHT = 12, TOP = 26, BOTTOM = 44;
+const WIDTH = 440, HEIGHT = 320, LEFT = 60, RIGHT = 12, TOP = 26, BOTTOM = 44;
 const cost = byId("cost");
 for (const { name, key } of choices.costs) cost.add(new Option(name, key));
 byId("explore").hidden = choices.points.length === 0;
@@ -177,6 +177,21 @@ function element(name, attributes, parent, text) {
   if (text !== undefined) made.textContent = text;
   parent.append(made);
   return made;
+}
+function freeSpots(marks) { // finds room for a name beside its mark, or returns nothing where there is none
+  const taken = marks.map(([x, y]) => [x - 6, y - 6, x + 6, y + 6]);
+  return (x, y, name) => {
+    const width = 6.4 * name.length;
+    for (const [right, down] of [[9, -7], [-9, -7], [9, 15], [-9, 15]]) {
+      const left = x + right - (right < 0 ? width : 0);
+      const box = [left, y + down - 10, left + width, y + down + 3];
+      const apart = ([a, b, c, d]) => c <= box[0] || a >= box[2] || d <= box[1] || b >= box[3];
+      if (left > LEFT && box[2] < WIDTH && taken.every(apart)) {
+        taken.push(box);
+        return { x: x + right, y: y + down, "text-anchor": right < 0 ? "end" : "start" };
+      }
+    }
+  };
 }
 function plot(task, points, costName) {
   const means = points.map((point) => point.y[0]);
@@ -208,6 +223,7 @@ function plot(task, points, costName) {
     [...(place ? [[point.x[0], found[place - 1].y[0]]] : []), [point.x[0], point.y[0]]]);
   element("polyline", { points: line.map(([a, b]) => `${x(a)},${y(b)}`).join(" "), fill: "none", stroke: "var(--ink)",
     "stroke-dasharray": "5 3", class: "front" }, svg);
+  const free = freeSpots(points.map((point) => [x(point.x[0]), y(point.y[0])]));
   for (const point of points) {
     const method = choices.methods[point.method];
     const text = `${method.label}: ${choices.scores[task]} ${point.y[0].toFixed(1)}, ${costName} ${point.x[0].toPrecision(3)}`;
@@ -218,11 +234,8 @@ function plot(task, points, costName) {
     element("line", { x1: x(point.x[1]), x2: x(Math.min(point.x[2], right)), y1: y(point.y[0]), y2: y(point.y[0]) }, link);
     const mark = element("g", { transform: `translate(${x(point.x[0])} ${y(point.y[0])})`, stroke: "var(--paper)" }, link);
     mark.innerHTML = SHAPES[method.marker];
-    if (points.length <= 12) {
-      const left = x(point.x[0]) > 0.72 * WIDTH;
-      element("text", { x: x(point.x[0]) + (left ? -9 : 9), y: y(point.y[0]) - 7, "text-anchor": left ? "end" : "start",
-        fill: "var(--ink)", stroke: "none" }, link, method.label);
-    }
+    const spot = free(x(point.x[0]), y(point.y[0]), method.label);
+    if (spot) element("text", { ...spot, class: "name" }, link, method.label);
   }
   return svg;
 }

@@ -15,7 +15,7 @@ from synthetic import SPEED, campaign, cell, latency
 
 from reports.figures import FIGURES, heatmaps, pareto, ranks, seeds, style
 from reports.figures.ablation import sweeps
-from reports.figures.style import FigureEntry, _lay_out, files, marks, paper_style, short
+from reports.figures.style import FigureEntry, _lay_out, files, heading, marks, paper_style, short
 from reports.figures.svg import both_svgs
 from reports.statistics import Estimate
 from results.frame import Frame, from_records
@@ -89,6 +89,22 @@ def test_a_long_name_keeps_its_beginning_and_its_end() -> None:
     begins, ends = shown.split("…")
     assert name.startswith(begins)
     assert name.endswith(ends)
+
+
+def test_a_long_name_above_a_narrow_panel_breaks_at_its_bracket() -> None:
+    assert heading("moebert[experts=4]") == "moebert[experts=4]"
+    assert heading("moebert[routing=gate-sentence]") == "moebert\n[routing=gate-sentence]"
+    name = "a name that is a good deal longer than any name[of=a method that anyone should ever choose]"
+    assert max(map(len, heading(name).split("\n"))) == 25
+
+
+def test_where_every_method_keeps_everything_none_is_dark() -> None:
+    values = {"value": 0.8}
+    with paper_style():
+        figure = heatmaps.draw_retained(from_records([cell("teacher", **values), cell(**values)]))
+    assert figure is not None
+    (mesh,) = figure.axes[0].collections
+    assert mesh.get_clim() == (99.0, 100.0)
 
 
 def test_launches_bind_where_more_work_takes_hardly_longer() -> None:
