@@ -11,6 +11,7 @@ from pathlib import Path
 import matplotlib as mpl
 import numpy as np
 import pytest
+from scipy import stats
 from synthetic import SPEED, campaign, cell, latency
 
 from reports.figures import FIGURES, heatmaps, pareto, ranks, seeds, style
@@ -150,6 +151,20 @@ def test_variants_that_differ_in_two_knobs_make_no_sweep() -> None:
 def test_the_critical_difference_is_demsars() -> None:
     # Table 5 of Demšar (2006): q for 4 classifiers at 0.05 is 2.569.
     assert ranks.critical_difference(4, 14) == pytest.approx(2.569 * np.sqrt(4 * 5 / (6 * 14)), abs=1e-3)
+
+
+@pytest.mark.parametrize("count", [2, 3, 10, 60, 200])
+def test_the_range_of_normal_numbers_is_scipys(count: int) -> None:
+    expected = stats.studentized_range.ppf(0.95, count, np.inf)
+    assert ranks.range_quantile(count) == pytest.approx(expected, rel=1e-6)
+
+
+def test_equal_scores_share_their_ranks() -> None:
+    names = [f"task {number}" for number in range(5)]
+    labels = {"best": 0.9, "one": 0.7, "other": 0.7, "worst": 0.6}
+    cells = [cell(label, task, value=value) for task in names for label, value in labels.items()]
+    found, _ = ranks.average_ranks(from_records(cells))
+    assert found == {"best": 1.0, "one": 2.5, "other": 2.5, "worst": 4.0}
 
 
 def test_bars_join_the_longest_runs_within_the_distance() -> None:
