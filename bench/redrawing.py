@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shlex
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from bench.errors import UserError
@@ -24,9 +26,10 @@ def redrawn(text: str, folder: Path) -> str:
     Raises:
         UserError: Where a command does more than reading, or fails.
     """
-    return _BLOCK.sub(
-        lambda block: f"{block[1]}\n{_output(block['command'], folder).strip()}\n\n{block[3]}", text
-    )
+    commands = [block["command"] for block in _BLOCK.finditer(text)]
+    with ThreadPoolExecutor(os.cpu_count()) as pool:  # each waits for a process of its own
+        outputs = pool.map(lambda command: _output(command, folder), commands)
+        return _BLOCK.sub(lambda block: f"{block[1]}\n{next(outputs).strip()}\n\n{block[3]}", text)
 
 
 def _output(command: str, folder: Path) -> str:

@@ -18,22 +18,23 @@ if TYPE_CHECKING:
 
 def task_label(cell: CellRecord) -> str:
     """Name the task with its limit and renamed splits, so that such rows never share a column with whole ones."""
-    parts = [_renamed_splits(cell)] if _renamed_splits(cell) else []
+    renamed = _renamed_splits(cell).items()
+    parts = [name if name.startswith(role) else f"{role}={name}" for role, name in renamed]
     if cell.identity.limit is not None:
         parts.append(f"limit={cell.identity.limit}")
     return f"{cell.task} [{', '.join(parts)}]" if parts else cell.task
 
 
-def _renamed_splits(cell: CellRecord) -> str:
-    """Name the splits a cell used whose files are not called what the role is (``validation_matched`` is)."""
+def _renamed_splits(cell: CellRecord) -> dict[str, str]:
+    """Return the splits whose files are not called what the role is (``validation_matched`` is), by role."""
     splits: Mapping[str, str] = cell.identity.task.get("splits", {})
     if all(Path(name).suffix for name in splits.values()):
-        return ""  # a task file of one's own says which files its splits are
-    return ", ".join(
-        f"{role}={name}"
+        return {}  # a task file of one's own says which files its splits are
+    return {
+        role: name
         for role, name in splits.items()
         if not role.startswith("test") and name != role and not name.startswith(f"{role}_")
-    )
+    }
 
 
 def cell_row(cell: CellRecord, folder: RunFolder | None) -> dict[str, Any]:
@@ -51,7 +52,7 @@ def cell_row(cell: CellRecord, folder: RunFolder | None) -> dict[str, Any]:
         "status": cell.status,
         "reason": cell.reason or (cell.failure.error if cell.failure else ""),
         "limit": math.nan if identity.limit is None else identity.limit,
-        "splits": _renamed_splits(cell),
+        "splits": ", ".join(f"{role}={name}" for role, name in _renamed_splits(cell).items()),
         "data": identity.data,
         "config": canonical_json(identity.config),
         "budget": canonical_json(identity.budget.model_dump(mode="json")),

@@ -75,8 +75,8 @@ def test_limited_rows_and_renamed_splits_are_a_task_of_their_own() -> None:
     assert frame.cells["task"].tolist() == [
         "reviews",
         "reviews [limit=64]",
-        "reviews [train=train-part, limit=64]",
-        "reviews [train=train-part]",
+        "reviews [train-part, limit=64]",
+        "reviews [train-part]",
     ]
     assert set(frame.cells["task_name"]) == {"reviews"}
 
