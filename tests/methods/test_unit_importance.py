@@ -78,3 +78,9 @@ def test_the_model_is_left_as_it_was(classification: Task) -> None:
 def test_no_batch_is_an_error(classification: Task) -> None:
     with pytest.raises(UserError, match="at least one training batch"):
         unit_importance(toy_teacher(classification), [])
+
+
+def test_the_sums_keep_nothing_of_what_the_batches_were_computed_from(classification: Task) -> None:
+    found = unit_importance(toy_teacher(classification), toy_batches(classification))
+    assert not found.heads.requires_grad
+    assert not found.neurons.requires_grad
