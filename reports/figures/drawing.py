@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from concurrent.futures import Future
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
 from types import TracebackType
 
@@ -39,36 +40,48 @@ class Figures(AbstractContextManager["Figures"]):
     def __init__(self, entries: Sequence[FigureEntry], frame: Frame, processes: int) -> None:
         self._entries, self._frame = entries, frame
         warn_of_missing(names_in(frame))
+        self._waiting = deque(range(len(entries)))
+        self._drawn: dict[int, Files | None] = {}
         others = min(processes - 1, len(entries))
         self._pool = (
             ProcessPoolExecutor(others, initializer=_receive, initargs=(frame,)) if others > 0 else None
         )
-        self._begun: list[Future[Files | None]] = (
-            [self._pool.submit(_draw_there, entry) for entry in entries] if self._pool else []
-        )
+        # One thread for each of them: handing the frame over takes as long as their imports.
+        self._threads = ThreadPoolExecutor(max(others, 1))
+        self._helpers = [self._threads.submit(self._draw_elsewhere) for _ in range(others)]
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
+        self._waiting.clear()
+        self._threads.shutdown()
         if self._pool:
-            for figure in self._begun:
-                figure.cancel()
             self._pool.shutdown()
 
     def collect(self) -> list[tuple[FigureEntry, Files]]:
         """Draw from the end what no other process has begun, and return the figures that there are in their order."""
-        here = {
-            number: _draw(self._entries[number], self._frame)
-            for number in reversed(range(len(self._entries)))
-            if not self._begun or self._begun[number].cancel()
-        }
-        drawn = [
-            here[number] if number in here else self._begun[number].result()
-            for number in range(len(self._entries))
-        ]
-        return [
-            (entry, saved) for entry, saved in zip(self._entries, drawn, strict=True) if saved is not None
-        ]
+        for number in _taken(self._waiting.pop):
+            self._drawn[number] = _draw(self._entries[number], self._frame)
+        for helper in self._helpers:
+            helper.result()
+        drawn = ((entry, self._drawn[number]) for number, entry in enumerate(self._entries))
+        return [(entry, saved) for entry, saved in drawn if saved is not None]
+
+    def _draw_elsewhere(self) -> None:
+        """Let another process draw one figure after the other, from the beginning."""
+        assert self._pool is not None
+        for number in _taken(self._waiting.popleft):
+            self._drawn[number] = self._pool.submit(_draw_there, self._entries[number]).result()
+
+
+def _taken(take: Callable[[], int]) -> Iterator[int]:
+    """Take what waits, until somebody has taken the last."""
+    while True:
+        try:
+            number = take()
+        except IndexError:
+            return
+        yield number
 
 
 def _receive(frame: Frame) -> None:

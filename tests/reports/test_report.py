@@ -69,6 +69,14 @@ def test_a_figure_that_fails_in_another_process_fails_the_report(frame: Frame, t
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_lookup_that_fails_while_drawing_is_no_end_of_the_figures(frame: Frame, tmp_path: Path) -> None:
+    def broken(frame: Frame) -> None:
+        raise IndexError("in the drawing")
+
+    with pytest.raises(IndexError, match="in the drawing"):
+        write(frame, tmp_path / "r", "A title", figures=[FigureEntry("broken", "", "", broken)])
+
+
 def test_only_many_records_are_worth_another_process(frame: Frame) -> None:
     assert useful_processes(frame) == 1
 
