@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
@@ -114,6 +114,27 @@ class Table:
                 groups[len(rows)] = group
             rows += kept
         return replace(self, rows=tuple(rows), groups=groups)
+
+    def with_columns(self, chosen: Sequence[str]) -> Table:
+        """Return the table with the columns whose headings contain one of the texts, beside the first; of none: all.
+
+        Raises:
+            ValueError: For a text that no heading contains.
+        """
+        for text in chosen:
+            if not any(text in heading for heading in self.headings):
+                raise ValueError(f"no column with {text!r}; there: {', '.join(self.headings)}")
+        kept = [
+            place
+            for place, heading in enumerate(self.headings)
+            if not place or not chosen or any(text in heading for text in chosen)
+        ]
+        return replace(
+            self,
+            headings=tuple(self.headings[place] for place in kept),
+            rows=tuple(tuple(row[place] for place in kept) for row in self.rows),
+            column_tasks=tuple(self.column_tasks[place] for place in kept) if self.column_tasks else (),
+        )
 
     def notes(self) -> dict[str, str]:
         """Return the distinct notes with their letters, in the order of reading."""

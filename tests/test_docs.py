@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from bench.redrawing import redrawn
+from bench.cli.redrawing import redrawn
 from reports.figures import FIGURES
 
 ROOT = Path(__file__).parent.parent
-DOCUMENTS = sorted([*(ROOT / "docs").glob("*.md"), ROOT / "CONTRIBUTING.md"])
+DOCUMENTS = sorted([*(ROOT / "docs").glob("*.md"), ROOT / "CONTRIBUTING.md", ROOT / "README.md"])
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)

@@ -23,11 +23,9 @@ def block(language: str, holding: str) -> str:
     return found
 
 
-def test_the_table_is_that_of_the_committed_records():
-    shown = README.partition("<!-- quickstart table -->\n")[2].partition("<!-- end -->")[0].strip()
-    report = (ROOT / "reports" / "gallery" / "quickstart" / "report.md").read_text(encoding="utf-8")
-    assert shown.startswith("|")
-    assert shown in report
+def test_its_table_is_drawn_from_committed_records():
+    """That it is drawn anew is held for all documents, in test_docs.py."""
+    assert "<!-- moebench table results/campaigns/" in README
 
 
 def test_links_lead_somewhere():

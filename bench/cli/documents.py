@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -12,6 +13,7 @@ from bench.errors import UserError
 
 if TYPE_CHECKING:
     from reports.entries import Table
+    from results.frame import Frame
 
 MarkdownOption = Annotated[bool, typer.Option("--markdown", help="As GitHub shows it.")]
 
@@ -25,10 +27,9 @@ def contrast(
 ) -> None:
     """Compare two methods of a run on every task, and over tasks."""
     from reports.contrasts import contrast as drawn
-    from results.frame import load
 
     try:
-        table = drawn(load(run), method, reference)
+        table = drawn(_frame(run), method, reference)
     except ValueError as error:
         raise UserError(f"{run}: {error}") from error
     _print(table, markdown)
@@ -39,14 +40,17 @@ def table(
     run: RunFolderArgument,
     name: Annotated[str, typer.Argument(help="As its file in a report's tables/ is called.")],
     search: Annotated[str, typer.Option(help="Only rows, or blocks of them, that contain this text.")] = "",
+    columns: Annotated[
+        str, typer.Option(help="Only columns whose headings contain one of these, as in average,speed-up.")
+    ] = "",
     markdown: MarkdownOption = False,
 ) -> None:
     """Print one table of a run's report."""
     from reports.tables import find_table
-    from results.frame import load
 
     try:
-        found = find_table(load(run), name).with_text(search)
+        found = find_table(_frame(run), name).with_text(search)
+        found = found.with_columns([text for text in columns.split(",") if text])
     except ValueError as error:
         raise UserError(f"{run}: {error}") from error
     _print(found, markdown)
@@ -57,7 +61,7 @@ def redraw(
     documents: Annotated[list[Path], typer.Argument(help="Text with <!-- moebench … --> and <!-- end -->.")],
 ) -> None:
     """Draw the tables of documents anew, from the records that their comments name."""
-    from bench.redrawing import redrawn
+    from bench.cli.redrawing import redrawn
 
     for document in documents:
         text = document.read_text(encoding="utf-8")
@@ -65,6 +69,14 @@ def redraw(
         if new != text:
             document.write_text(new, encoding="utf-8")
         out_console.print(f"{document}: {'as it was' if new == text else 'redrawn'}", highlight=False)
+
+
+@cache
+def _frame(run: Path) -> Frame:
+    """Read a run, once for all tables of a document."""
+    from results.frame import load
+
+    return load(run)
 
 
 def _print(table: Table, markdown: bool) -> None:

@@ -36,14 +36,15 @@ def draw_retained(frame: Frame) -> Figure | None:
     )
     if not np.isfinite(values).any():
         return None
-    longest = max(map(len, names))
+    columns = [name.replace(" [", "\n[").replace(", ", ",\n") for name in names]
+    longest = max(len(line) for column in columns for line in column.split("\n"))
     below = 0.055 * longest if longest > SLANTED else 0.0  # inches that upright names take below the squares
     beside = max(2.2, 0.4 + 0.06 * max(len(short(label)) for label in students))
     figure, axis = figure_of(min(PAGE_WIDTH, beside + 0.62 * len(names)), 0.9 + 0.24 * len(students) + below)
     high = max(100.0, float(np.nanmax(values)))
     low = min(float(np.nanmin(values)), high - 1)  # where all keep everything, none is dark
     _numbers(axis, values, "{:.1f}", low=low, high=high)
-    _ticks(axis, [short(label) for label in students], names)
+    _ticks(axis, [short(label) for label in students], columns)
     if len(names) > 1:
         axis.tick_params(axis="x", rotation=90 if below else 45)
     return figure

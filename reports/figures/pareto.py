@@ -11,7 +11,7 @@ from typing import Any
 import pandas as pd
 from matplotlib.figure import Figure
 
-from reports.figures.style import DOT, GRID, INK, Mark, legend, marks, panels
+from reports.figures.style import DOT, GRID, INK, Mark, heading, legend, marks, panels
 from reports.outcomes import FRAMES, labels, main_score, outcomes, tasks, teacher_label
 from reports.statistics import Estimate, mean_interval
 from reports.timings import Setting, headline, speedup, timings
@@ -93,7 +93,7 @@ def drawing(cost: Cost, name: str) -> Callable[[Frame], Figure | None]:
         styles = marks(frame)
         for axis, (task, found) in zip(axes, by_task.items(), strict=True):
             _panel(axis, found, styles)
-            axis.set_title(task)
+            axis.set_title(heading(task))
             axis.set_ylabel(f"{main_score(frame, task)} × 100")
             axis.set_xlabel(name)
         present = {point.label for found in by_task.values() for point in found}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from matplotlib.figure import Figure
 
-from reports.figures.style import INK, marks, panels, short
+from reports.figures.style import INK, heading, marks, panels, short
 from reports.outcomes import labels, main_score, outcomes, tasks
 from reports.statistics import mean_interval
 from results.frame import Frame
@@ -41,7 +41,7 @@ def draw(frame: Frame) -> Figure | None:
         )
         axis.set_yticks(range(len(shown)), [short(label) for label in shown])
         axis.set_ylim(len(shown) - 0.5, -0.5)
-        axis.set_title(task)
+        axis.set_title(heading(task, 40))
         axis.set_xlabel(f"{main_score(frame, task)} × 100")
         axis.tick_params(labelleft=number % 2 == 0)
     return figure

@@ -22,6 +22,11 @@ TABLES: tuple[Callable[[Frame], list[Table]], ...] = (
     latency_tables,
     cost_tables,
 )
+_BY_NAME = {
+    "comparison": comparison_tables,
+    "latency": latency_tables,
+    "cost": cost_tables,
+}  # of one table each
 
 
 def find_table(frame: Frame, name: str) -> Table:
@@ -31,7 +36,8 @@ def find_table(frame: Frame, name: str) -> Table:
         ValueError: Where the report of this frame has no table of that name.
     """
     there = []
-    for draw_tables in (lambda frame: [main_table(frame)], *TABLES):
+    families = (_BY_NAME[name],) if name in _BY_NAME else (lambda frame: [main_table(frame)], *TABLES)
+    for draw_tables in families:
         for table in draw_tables(frame):
             if table.name == name:
                 return table

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from bench.cli.redrawing import redrawn
 from bench.errors import UserError
-from bench.redrawing import redrawn
 
 ROOT = Path(__file__).parents[2]
 COMMAND = (
@@ -35,9 +35,9 @@ def test_what_stands_below_a_command_is_what_it_prints(moebench, monkeypatch, tm
     [
         (
             "run quickstart",
-            "moebench run quickstart: a document can only have drawn: compare, contrast, ls, table",
+            "moebench run quickstart: a document can only have drawn: compare, contrast, table",
         ),
-        ("table nowhere main", "moebench table nowhere main: error: nowhere: "),
+        ("table nowhere main", "moebench table nowhere main: nowhere: "),
     ],
 )
 def test_a_command_that_writes_or_fails_is_refused(command, message):

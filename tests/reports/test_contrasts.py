@@ -112,3 +112,15 @@ def test_a_table_of_the_report_is_found_and_its_rows_by_their_text(tmp_path):
     ]
     with pytest.raises(ValueError, match="no table 'latencies'; there: main, comparison"):
         find_table(frame, "latencies")
+
+
+def test_columns_of_a_table_are_found_by_their_headings(tmp_path):
+    whole = find_table(made(tmp_path), "main")
+    assert whole.with_columns([]) == whole
+    some = whole.with_columns(["average", "stored encoder"])
+    assert some.headings == ("method", "average", "stored encoder parameters (M)")
+    places = [whole.headings.index(heading) for heading in some.headings]
+    assert some.rows == tuple(tuple(row[place] for place in places) for row in whole.rows)
+    assert len(some.column_tasks) == len(whole.column_tasks and some.headings)
+    with pytest.raises(ValueError, match="no column with 'latencies'; there: method, "):
+        whole.with_columns(["average", "latencies"])

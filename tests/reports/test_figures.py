@@ -275,7 +275,7 @@ def test_style_file_is_part_of_the_package() -> None:
 
 def test_twelve_tasks_with_long_names_still_have_room(monkeypatch: pytest.MonkeyPatch) -> None:
     # One format is enough: the layout is found once for all of them, and here each takes seconds.
-    monkeypatch.setattr(style, "_formats", lambda figure, name: {"svg": style._save(figure, "svg", {})})
+    monkeypatch.setattr(style, "_formats", lambda figure: {"svg": style._save(figure, "svg", {})})
     names = [f"task-{number} [train=train-part, validation=validation-part]" for number in range(12)]
     frame = from_records(campaign(("teacher", "finetune", "moebert"), names, (1,)))
     with warnings.catch_warnings():
