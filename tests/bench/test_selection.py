@@ -114,6 +114,30 @@ def test_slices_made_from_kits_with_the_same_tries_join_to_the_whole_matrix(two_
     assert {key: RunFolder(joined).record(key) for key in by_id} == by_id
 
 
+def test_a_try_that_failed_elsewhere_decides_as_it_is(two_tasks, tmp_path, monkeypatch):
+    from methods.finetune import FineTune
+
+    compress, calls = FineTune.compress, []
+
+    def first_fails(self, teacher, calibration, task):
+        calls.append(task)
+        if len(calls) == 1:
+            raise RuntimeError("no such layer")
+        return compress(self, teacher, calibration, task)
+
+    matrix = load_matrix(str(two_tasks))
+    with monkeypatch.context() as patched:
+        patched.setattr(FineTune, "compress", first_fails)
+        run(matrix, tmp_path / "tuned", only=[Part("other")], tries_only=True)
+    copy_tries(tmp_path / "tuned", tmp_path / "slice")
+    outcome = run(matrix, tmp_path / "slice", only=[Part("other")])
+    assert (outcome.tries, outcome.cells) == ({"done": 3, "failed": 1}, {"done": 2})
+    (failure,) = outcome.failures
+    assert "no such layer" in failure
+    students = [record for record in RunFolder(tmp_path / "slice").records() if record.label == "finetune"]
+    assert [one.tuning.winner for one in students if one.tuning] == [1]
+
+
 def test_a_slice_that_was_cut_off_goes_on_where_its_teacher_is_and_nowhere_else(two_tasks, tmp_path):
     from methods.finetune import FineTune
 
