@@ -129,6 +129,6 @@ def test_every_task_gives_scores_and_a_report_within_five_minutes(data, teacher,
         assert pq.read_metadata(folder.predictions_file(record.id)).num_rows == 64 * len(splits)
     report = (folder.path / "report" / "report.md").read_text().replace("\\", "")
     for task, parts in TASKS.items():
-        kept = [*(f"{role}={name}" for role, name in parts.items()), "limit=64"]
+        kept = [*parts.values(), "limit=64"]
         assert f"{task} [{', '.join(kept)}]" in report
     assert seconds < MOST_SECONDS, f"{seconds:.0f} s"
