@@ -47,7 +47,7 @@ class TimingRequest:
         batches: Inputs by workload, as ``bench.latency.workloads.streams`` builds them.
         repeats: Fresh processes.
         warmup: Rounds in each of them that are kept and not counted.
-        rounds: Rounds that are counted; a round calls the baseline and a candidate once, for every candidate.
+        rounds: Rounds that are counted; a round calls the baseline and one candidate once.
         memory: Whether to read peak memory and energy too, in one more process for every model.
         known: (candidate, workload) pairs that need no timing any more.
     """
