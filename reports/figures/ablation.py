@@ -48,7 +48,7 @@ def sweeps(frame: Frame) -> list[Sweep]:
 
 
 def draw(frame: Frame) -> Figure | None:
-    """Draw a panel a sweep, a line a task, relative to the first value; None where no knob was moved."""
+    """Draw a panel a sweep, the scores of each task in it, joined where the knob is a number; None without a sweep."""
     found = sweeps(frame)
     if not found:
         return None
@@ -69,13 +69,18 @@ def draw(frame: Frame) -> Figure | None:
             spread = [(place, one) for place, one in zip(places, means, strict=True) if one.low is not None]
             axis.vlines([place for place, _ in spread], [one.low for _, one in spread],
                         [one.high for _, one in spread], color=style["color"], linewidth=0.8)  # fmt: skip
-        axis.set_xticks(range(len(sweep.values)), [str(value) for value in sweep.values])
+        axis.set_xticks(range(len(sweep.values)), [_tick(value) for value in sweep.values])
         axis.set_xlabel(sweep.knob)
         axis.set_ylabel("main score × 100")
         axis.set_title(sweep.method)
     if len(names) > 1:
         legend_below(figure, *axes[0].get_legend_handles_labels())
     return figure
+
+
+def _tick(value: Any) -> str:
+    """Break a name at its hyphens: side by side, names run into each other."""
+    return value.replace("-", "-\n") if isinstance(value, str) else str(value)
 
 
 def _order(value: Any) -> tuple[bool, float, str]:
