@@ -17,6 +17,7 @@ from bench import assets
 from bench.latency.runtimes import availability
 from bench.registry import methods, runtimes, tasks
 from results import environment
+from results.timing import foreign_load
 
 
 @dataclass(frozen=True)
@@ -64,7 +65,7 @@ def findings() -> Iterator[Finding]:
 def _cores(here: environment.Environment) -> Finding:
     load = os.getloadavg()[0]
     text = f"{here.cores} cores ({here.cpu}), load {load:.1f}"
-    if load > here.cores / 2:
+    if load >= foreign_load(1, here.cores):
         return Finding("note", f"{text}: timings will carry a warning")
     return Finding("ok", text)
 

@@ -113,7 +113,7 @@ def from_records(
         ),
         latency=_table(
             LATENCY,
-            latency_rows(timings, tasks),
+            latency_rows(timings, tasks, {key: each.cores for key, each in (environments or {}).items()}),
             sort=["task", "label", "seed", "environment", "runtime", "workload"],
         ),
         curves=_table(CURVES, [row for cell in cells for row in curve_rows(cell)]),

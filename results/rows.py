@@ -114,16 +114,19 @@ def try_rows(cell: CellRecord) -> Iterable[dict[str, Any]]:
         }
 
 
-def latency_rows(timings: Iterable[LatencyRecord], tasks: Mapping[str, str]) -> list[dict[str, Any]]:
+def latency_rows(
+    timings: Iterable[LatencyRecord], tasks: Mapping[str, str], cores: Mapping[str, int]
+) -> list[dict[str, Any]]:
     """Lay out timings with their statistics.
 
     Args:
         timings: Records of timings.
         tasks: What tables call the task of each cell.
+        cores: Logical cores of the environments that are known, by id.
     """
     timings = list(timings)
     done = [timing for timing in timings if timing.status == "done"]
-    summaries = dict(zip((timing.id for timing in done), summarise_all(done), strict=True))
+    summaries = dict(zip((timing.id for timing in done), summarise_all(done, cores), strict=True))
     return [
         _latency_row(timing, tasks.get(timing.cell_id, timing.task), summaries.get(timing.id))
         for timing in timings

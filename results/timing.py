@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
@@ -32,6 +32,9 @@ SPREAD = 0.10  # standard deviation over mean of the calls of one process
 EXTREMES = 0.50  # distance of a call from the median, over the median
 DISAGREEMENT = 0.10  # largest over smallest of the processes' medians, less one
 FOREIGN_LOAD = 1.0  # load average beyond the threads that were timed: one core busy with something else
+# On a large machine others may have this share of the logical cores that the timed threads leave. Two of these are
+# often one core of the processor: a quarter of them, spread out, is half of it, and the clock has a core to itself.
+FOREIGN_SHARE = 0.25
 FEWEST_REPEATS = 3
 
 
@@ -64,17 +67,37 @@ class TimingSummary:
     warnings: tuple[str, ...]
 
 
-def summarise(record: LatencyRecord) -> TimingSummary:
+def foreign_load(threads: int, cores: int | None = None) -> float:
+    """Return the load average beyond the timed threads from which a timing is doubtful.
+
+    Args:
+        threads: Timed ones.
+        cores: Logical ones of the machine; None where they are not known, and then one busy core is too many.
+    """
+    return FOREIGN_LOAD if cores is None else max(FOREIGN_LOAD, FOREIGN_SHARE * (cores - threads))
+
+
+def summarise(record: LatencyRecord, cores: int | None = None) -> TimingSummary:
     """Compute the statistics of a timing that is done; the same record gives the same numbers.
+
+    Args:
+        record: Of the timing.
+        cores: Logical ones of its machine, where they are known; a warning of load depends on them.
 
     Raises:
         ValueError: If the record is not done, or holds calls that cannot be.
     """
-    return summarise_all([record])[0]
+    return summarise_all([record], {} if cores is None else {record.environment: cores})[0]
 
 
-def summarise_all(records: Sequence[LatencyRecord]) -> list[TimingSummary]:
+def summarise_all(
+    records: Sequence[LatencyRecord], cores: Mapping[str, int] | None = None
+) -> list[TimingSummary]:
     """Compute the statistics of many timings, those with equally many calls together.
+
+    Args:
+        records: Of the timings.
+        cores: Id of an environment -> its logical cores, where they are known; a warning of load depends on them.
 
     Raises:
         ValueError: If a record is not done, or holds calls that cannot be.
@@ -88,11 +111,15 @@ def summarise_all(records: Sequence[LatencyRecord]) -> list[TimingSummary]:
         for start in range(0, len(places), TOGETHER):
             some = places[start : start + TOGETHER]
             stacked = [np.stack(calls) for calls in zip(*(counted[place] for place in some), strict=True)]
-            found |= zip(some, _summaries([records[place] for place in some], stacked), strict=True)
+            found |= zip(
+                some, _summaries([records[place] for place in some], stacked, cores or {}), strict=True
+            )
     return [found[place] for place in range(len(records))]
 
 
-def _summaries(records: Sequence[LatencyRecord], processes: Sequence[Calls]) -> Iterator[TimingSummary]:
+def _summaries(
+    records: Sequence[LatencyRecord], processes: Sequence[Calls], cores: Mapping[str, int]
+) -> Iterator[TimingSummary]:
     """Sum up records of one shape; ``processes`` holds ``[record, side, call]`` of each process."""
     calls = np.concatenate(processes, axis=2)
     percentiles = np.percentile(calls, [50, 90, 99], axis=2)
@@ -115,7 +142,7 @@ def _summaries(records: Sequence[LatencyRecord], processes: Sequence[Calls]) -> 
             speedup_low=low,
             speedup_high=high,
             calls=calls.shape[2],
-            warnings=tuple(_warnings(record, noise[place])),
+            warnings=tuple(_warnings(record, noise[place], cores.get(record.environment))),
         )
 
 
@@ -271,7 +298,7 @@ class _Noise:
         ]
 
 
-def _warnings(record: LatencyRecord, noise: _Noise) -> Iterator[str]:
+def _warnings(record: LatencyRecord, noise: _Noise, cores: int | None) -> Iterator[str]:
     """Name what makes a record doubtful."""
     # at real lengths calls differ by their batch; what both sides share is no noise
     sides = {"ratio": 2} if record.workload.length is None else {"baseline": 0, "candidate": 1}
@@ -286,8 +313,9 @@ def _warnings(record: LatencyRecord, noise: _Noise) -> Iterator[str]:
             yield f"repeats disagree: median {name} differs by {apart:.0%} (threshold {DISAGREEMENT:.0%})"
     if len(record.repeats) < FEWEST_REPEATS:
         yield f"too few repeats: {len(record.repeats)} (threshold {FEWEST_REPEATS})"
-    if (load := max(max(repeat.load_average) for repeat in record.repeats) - record.threads) >= FOREIGN_LOAD:
-        yield f"load average high: {load:.1f} beyond our {record.threads} thread(s) (threshold {FOREIGN_LOAD:.1f})"
+    load = max(max(repeat.load_average) for repeat in record.repeats) - record.threads
+    if load >= (threshold := foreign_load(record.threads, cores)):
+        yield f"load average high: {load:.1f} beyond our {record.threads} thread(s) (threshold {threshold:.1f})"
 
 
 def _spread(calls: Milliseconds) -> Milliseconds:

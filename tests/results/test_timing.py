@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from results.record import LatencyRecord, Repeat, WorkloadRecord
-from results.timing import RESAMPLES, _draws, _medians_of_draws, summarise, summarise_all
+from results.timing import RESAMPLES, _draws, _medians_of_draws, foreign_load, summarise, summarise_all
 
 RECORDINGS = sorted((Path(__file__).parent / "recordings").glob("*.json"))
 
@@ -32,10 +32,9 @@ def timing(
         Repeat(warmup=warmup, baseline_ms=list(b), candidate_ms=list(c), load_average=(0.5, load))
         for b, c in zip(np.asarray(baseline).tolist(), np.asarray(candidate).tolist(), strict=True)
     ]
-    fields = {"status": "done", "repeats": repeats, "threads": 1} | changes
+    fields = {"status": "done", "repeats": repeats, "threads": 1, "environment": ""} | changes
     return LatencyRecord(
         id="made-up",
-        environment="",
         suite_version="",
         started="",
         finished="",
@@ -166,6 +165,21 @@ def test_each_warning_has_its_threshold(record: LatencyRecord, warning: str | No
         assert warnings == ()
     else:
         assert warning in warnings
+
+
+def test_a_large_machine_may_do_something_else_beside_the_clock() -> None:
+    assert [foreign_load(1, cores) for cores in (None, 1, 2, 4, 5, 16, 64)] == [1, 1, 1, 1, 1, 3.75, 15.75]
+    assert foreign_load(60, 64) == 1  # the timed threads leave it as few cores as a small one has
+    calls = steady(10)
+    ours, unknown = (timing(calls, calls, load=13.0, environment=name) for name in ("large", "not kept"))
+    busy = timing(calls, calls, load=17.0, environment="large")
+    found = [summary.warnings for summary in summarise_all([ours, unknown, busy], {"large": 64})]
+    assert found == [
+        (),
+        ("load average high: 12.0 beyond our 1 thread(s) (threshold 1.0)",),
+        ("load average high: 16.0 beyond our 1 thread(s) (threshold 15.8)",),
+    ]
+    assert summarise(ours, cores=64).warnings == ()
 
 
 def test_batches_of_different_lengths_are_no_noise_where_both_sides_share_them() -> None:
