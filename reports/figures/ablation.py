@@ -9,7 +9,7 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
-from reports.figures.style import COLOURS, MARKERS, legend_below, panels
+from reports.figures.style import COLOURS, MARKERS, panels, short
 from reports.outcomes import outcomes, tasks
 from reports.statistics import mean_interval
 from reports.tables.ablation import variants
@@ -48,34 +48,39 @@ def sweeps(frame: Frame) -> list[Sweep]:
 
 
 def draw(frame: Frame) -> Figure | None:
-    """Draw a panel a sweep, the scores of each task in it, joined where the knob is a number; None without a sweep."""
-    found = sweeps(frame)
+    """Draw a panel for each task of each sweep, joined where the knob is a number; None without a sweep.
+
+    Tasks lie far apart: one axis for all of them would hide the differences that a knob makes.
+    """
+    found = [(sweep, task) for sweep in sweeps(frame) for task in tasks(frame) if _scored(frame, sweep, task)]
     if not found:
         return None
-    swept = {label for sweep in found for label in sweep.labels}
-    names = [task for task in tasks(frame) if any(outcomes(frame, task)[label].scores for label in swept)]
-    figure, axes = panels(len(found), height=2.1)
-    for axis, sweep in zip(axes, found, strict=True):
-        for number, task in enumerate(names):
-            scored = outcomes(frame, task)
-            places = [place for place, label in enumerate(sweep.labels) if scored[label].scores]
-            means = [
-                mean_interval([100 * v for v in scored[sweep.labels[place]].scores.values()])
-                for place in places
-            ]
-            style = {"color": COLOURS[number % len(COLOURS)], "marker": MARKERS[number % len(MARKERS)]}
-            joined = "-" if all(isinstance(value, int | float) for value in sweep.values) else ""
-            axis.plot(places, [one.mean for one in means], label=task, linestyle=joined, **style)
-            spread = [(place, one) for place, one in zip(places, means, strict=True) if one.low is not None]
-            axis.vlines([place for place, _ in spread], [one.low for _, one in spread],
-                        [one.high for _, one in spread], color=style["color"], linewidth=0.8)  # fmt: skip
+    figure, axes = panels(len(found), height=1.9)
+    for axis, (sweep, task) in zip(axes, found, strict=True):
+        scores = _scored(frame, sweep, task)
+        means = [mean_interval(values) for values in scores.values()]
+        joined = "-" if all(isinstance(value, int | float) for value in sweep.values) else ""
+        axis.plot(
+            list(scores), [one.mean for one in means], linestyle=joined, color=COLOURS[0], marker=MARKERS[0]
+        )
+        spread = [(place, one) for place, one in zip(scores, means, strict=True) if one.low is not None]
+        axis.vlines([place for place, _ in spread], [one.low for _, one in spread], [one.high for _, one in spread],
+                    color=COLOURS[0], linewidth=0.8)  # fmt: skip
         axis.set_xticks(range(len(sweep.values)), [_tick(value) for value in sweep.values])
+        if not joined and len(sweep.values) > 3:
+            axis.tick_params(axis="x", labelsize="small" if len(sweep.values) < 5 else "x-small")
+        axis.set_xlim(-0.4, len(sweep.values) - 0.6)
         axis.set_xlabel(sweep.knob)
         axis.set_ylabel("main score × 100")
-        axis.set_title(sweep.method)
-    if len(names) > 1:
-        legend_below(figure, *axes[0].get_legend_handles_labels())
+        axis.set_title(f"{sweep.method}, {short(task, 24)}")
     return figure
+
+
+def _scored(frame: Frame, sweep: Sweep, task: str) -> dict[int, list[float]]:
+    """Return the scores × 100 of each value of a knob on a task, by the value's place; those that have any."""
+    scored = outcomes(frame, task)
+    found = {place: scored[label].scores.values() for place, label in enumerate(sweep.labels)}
+    return {place: [100 * score for score in scores] for place, scores in found.items() if scores}
 
 
 def _tick(value: Any) -> str:

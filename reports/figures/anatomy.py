@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from itertools import zip_longest
 from typing import Any
 
 import numpy as np
+from matplotlib import rcParams
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
@@ -25,6 +27,7 @@ from results.anatomy import Measures
 from results.frame import Frame
 
 MODELS = 4  # shown in one figure
+ACROSS = 3  # panels in a row
 NUMBERS = 8  # experts up to which every square has its number
 
 Value = Callable[[Measures, int, int], float | None]
@@ -50,19 +53,37 @@ class _Panel:
 
 
 def draw(frame: Frame) -> Figure | None:
-    """Draw the panels of each model, first seeds only; None where nothing was measured."""
+    """Draw each model in rows of its own, first seeds only; None where nothing was measured."""
     shown = first_seeds(anatomies(frame))[:MODELS]
-    drawn = [(one, panel) for one in shown for panel in _PANELS if _has(one.measures, panel)]
-    if not drawn:
+    measured = [panel for panel in _PANELS if any(_has(one.measures, panel) for one in shown)]
+    if not measured:
         return None
     most = max(len(one.measures.load.share) for one in shown)
-    figure, axes = panels(len(drawn), height=0.75 + 0.19 * most)
-    for axis, (one, panel) in zip(axes, drawn, strict=True):
-        _squares(axis, one, panel)
-        axis.set_title(panel.title if len(shown) == 1 else f"{one.label}, {one.task}\n{panel.title}")
-        axis.set_xlabel("expert")
-        axis.set_ylabel("layer")
+    across = min(ACROSS, len(measured))
+    slots = -(-len(measured) // across) * across
+    figure, axes = panels(slots * len(shown), height=0.75 + 0.19 * most, columns=across)
+    for number, one in enumerate(shown):
+        own = axes[number * slots : (number + 1) * slots]
+        for place, (axis, panel) in enumerate(zip_longest(own, measured)):
+            if panel is None or not _has(one.measures, panel):
+                axis.remove()
+                continue
+            _squares(axis, one, panel)
+            named = len(shown) > 1 and place < across
+            axis.set_title(f"\n{panel.title}" if named else panel.title)
+            axis.set_xlabel("expert")
+            axis.set_ylabel("layer")
+        if len(shown) > 1:
+            _name_row(own[0], f"{one.label}, {one.task}")
     return figure
+
+
+def _name_row(axis: Any, name: str) -> None:
+    """Write a name above a row of panels, from the first one on, in the line that their titles left free."""
+    size, pad = rcParams["axes.titlesize"], rcParams["axes.titlepad"]
+    text = axis.annotate(f"{name}\n", (0, 1), (0, pad), xycoords="axes fraction", textcoords="offset points",
+                         va="baseline", fontsize=size, fontweight="bold")  # fmt: skip
+    text.set_in_layout(False)  # or its length would push the panels apart
 
 
 def _lift(found: Measures, layer: int, expert: int) -> float | None:

@@ -7,6 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from matplotlib.text import Text
+from matplotlib.transforms import Bbox
 from synthetic import ENVIRONMENT, WHEN, cell
 
 from reports import write
@@ -231,6 +233,38 @@ def test_a_figure_has_a_panel_for_every_measure_that_there_is(measures: Measures
         assert figure is not None
         figure.draw_without_rendering()
     assert len(figure.axes) == titles
+
+
+def test_long_names_of_several_models_lie_above_their_rows_and_on_nothing():
+    task = "mnli [train-part, validation_mismatched-part]"
+    labels = ["moebert[routing=gate-sentence]", "moebert[routing=hash-balanced]"]
+    found = [record(cell(label, task=task), measured(teacher=False)) for label in labels]
+    with paper_style():
+        figure = anatomy.draw(from_records(found))
+        assert figure is not None
+        figure.draw_without_rendering()
+    names = [text for axis in figure.axes for text in axis.texts if text.get_text().startswith("moebert")]
+    assert [name.get_text().strip() for name in names] == [f"{label}, {task}" for label in labels]
+    others = [
+        text for axis in figure.axes for text in (axis.title, axis.xaxis.label, *axis.get_yticklabels())
+    ]
+    page = figure.bbox
+    for name in names:
+        place = name.get_window_extent()
+        place.y0 = place.y1 - place.height / 2  # its second line is the titles', and empty
+        assert page.x0 <= place.x0 < place.x1 <= page.x1
+        assert not [other.get_text() for other in others
+                    if place.overlaps(_ink(other))], "a text that the name covers"  # fmt: skip
+    columns = {round(axis.get_position().width, 3) for axis in figure.axes}
+    assert len(columns) == 1, "a long name must not make its panel narrower than the others"
+
+
+def _ink(text: Text) -> Bbox:
+    """Return where a text has letters: a title that begins with an empty line is lower than its box."""
+    box = text.get_window_extent()
+    lines = text.get_text().split("\n")
+    empty = next((place for place, line in enumerate(lines) if line), 0)
+    return Bbox.from_extents(box.x0, box.y0, box.x1, box.y1 - box.height * empty / len(lines))
 
 
 def dots(axis: Any) -> list[Sequence[float]]:

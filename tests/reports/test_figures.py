@@ -14,7 +14,7 @@ import pytest
 from scipy import stats
 from synthetic import SPEED, campaign, cell, latency
 
-from reports.figures import FIGURES, heatmaps, pareto, ranks, seeds, style
+from reports.figures import FIGURES, ablation, heatmaps, pareto, ranks, seeds, style
 from reports.figures.ablation import sweeps
 from reports.figures.style import FigureEntry, _lay_out, files, heading, marks, paper_style, short
 from reports.figures.svg import both_svgs
@@ -146,6 +146,23 @@ def test_a_sweep_moves_one_knob_in_the_order_of_its_values() -> None:
 
 def test_variants_that_differ_in_two_knobs_make_no_sweep() -> None:
     assert sweeps(from_records([variant(a=1, b=1), variant(a=2, b=2)])) == []
+
+
+def test_every_task_of_a_sweep_has_an_axis_of_its_own() -> None:
+    # On one axis from 60 to 90 a difference of half a point cannot be seen.
+    values = {("near", 2): 0.600, ("near", 4): 0.605, ("far", 2): 0.900, ("far", 4): 0.906}
+    cells = [
+        cell(f"moe{experts}", task, seed=1, value=value, method="moe", config={"experts": experts})
+        for (task, experts), value in values.items()
+    ]
+    with paper_style():
+        figure = ablation.draw(from_records(cells))
+    assert figure is not None
+    drawn = {axis.get_title(): list(axis.lines[0].get_ydata()) for axis in figure.axes}
+    assert drawn == {"moe, far": pytest.approx([90.0, 90.6]), "moe, near": pytest.approx([60.0, 60.5])}
+    for axis in figure.axes:
+        low, high = axis.get_ylim()
+        assert high - low < 2, "points of 100"
 
 
 def test_the_critical_difference_is_demsars() -> None:
