@@ -52,12 +52,16 @@ def draw(frame: Frame) -> Figure | None:
 
     Tasks lie far apart: one axis for all of them would hide the differences that a knob makes.
     """
-    found = [(sweep, task) for sweep in sweeps(frame) for task in tasks(frame) if _scored(frame, sweep, task)]
+    found = [
+        (sweep, task, scores)
+        for sweep in sweeps(frame)
+        for task in tasks(frame)
+        if (scores := _scored(frame, sweep, task))
+    ]
     if not found:
         return None
     figure, axes = panels(len(found), height=1.9)
-    for axis, (sweep, task) in zip(axes, found, strict=True):
-        scores = _scored(frame, sweep, task)
+    for axis, (sweep, task, scores) in zip(axes, found, strict=True):
         means = [mean_interval(values) for values in scores.values()]
         joined = "-" if all(isinstance(value, int | float) for value in sweep.values) else ""
         axis.plot(
