@@ -72,6 +72,7 @@ class Recorder:
         random = generator.clone_state()
         failure: Exception | None = None
         torch.cuda.synchronize(self.device)
+        torch.cuda.empty_cache()  # during a capture nothing can be given back, and a graph has memory of its own
         with torch.cuda.stream(self.stream):
             graph.capture_begin(pool=self.pool)
             try:

@@ -1,9 +1,9 @@
-"""Time candidates beside the baseline, call by call, in one process."""
+"""Time a candidate beside the baseline, call by call, in one process."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -24,30 +24,19 @@ class Laps:
     failure: str = ""
 
 
-def interleave(
-    baseline: Run, candidates: Mapping[str, Run], *, batches: int, rounds: int, stopwatch: Stopwatch
-) -> dict[str, Laps]:
-    """Run A B A B … with one candidate, then A C A C … with the next, so that calls side by side are compared.
+def interleave(baseline: Run, candidate: Run, *, batches: int, rounds: int, stopwatch: Stopwatch) -> Laps:
+    """Run A B A B …, so that calls side by side are compared; the two calls of a round process the same batch.
 
-    Each call follows one of the other side. Where all candidates took turns, A B A C A D, the baseline's weights were
-    used every second call and a candidate's seldom: on a GPU a small model against itself came out 6 % slower, as its
-    weights had left the cache. Both calls of a round process the same batch.
-    A candidate that fails drops out; the others go on.
+    One candidate at a time: where all took turns, A B A C A D, the baseline's weights were used every second call and a
+    candidate's seldom. On a GPU a small model against itself came out 6 % slower, as its weights had left the cache.
 
     Args:
         baseline: Call to compare with.
-        candidates: Calls by name.
+        candidate: The other call; where one of the two fails, the laps end there and name it.
         batches: Number of batches to go through in turn.
-        rounds: Calls of each candidate.
+        rounds: Calls of each.
         stopwatch: Runs a call on a batch and returns its milliseconds.
     """
-    return {
-        name: _take_turns(baseline, candidate, batches, rounds, stopwatch)
-        for name, candidate in candidates.items()
-    }
-
-
-def _take_turns(baseline: Run, candidate: Run, batches: int, rounds: int, stopwatch: Stopwatch) -> Laps:
     laps = Laps()
     sides = [("baseline", baseline, laps.baseline_ms), ("candidate", candidate, laps.candidate_ms)]
     for number in range(rounds):

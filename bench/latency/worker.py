@@ -152,8 +152,19 @@ def _time_workload(
     if isinstance(reference, _Excuse):
         reason = f"the baseline {reference.reason}"
         return [Sample(name, workload.name, reference.status, reason) for name in candidates]
-    prepared = {name: _prepare(loaded, runtime, workload, batches) for name, loaded in candidates.items()}
-    runs = {name: run for name, run in prepared.items() if not isinstance(run, _Excuse)}
+
+    def sample(name: str, contender: _Contender | _Excuse) -> Sample:
+        run = _prepare(contender, runtime, workload, batches)  # and what it holds is free again at the end
+        if isinstance(run, _Excuse):
+            return Sample(name, workload.name, run.status, run.reason)
+        return _time_candidate(name, workload, batches, reference, run, job)
+
+    return [sample(name, contender) for name, contender in candidates.items()]
+
+
+def _time_candidate(
+    name: str, workload: Workload, batches: list[Inputs], reference: Run, run: Run, job: TimeJob
+) -> Sample:
     # every shape is met once before anything counts
     warmup = max(job.warmup, len({batch["input_ids"].shape for batch in batches}))
     gc.collect()
@@ -161,30 +172,22 @@ def _time_workload(
     throttled, load = _throttle_count(), os.getloadavg()[0]
     laps = interleave(
         reference,
-        runs,
+        run,
         batches=len(batches),
         rounds=warmup + job.rounds,
         stopwatch=stopwatch_for(torch.device(job.setting.device)),
     )
+    gc.unfreeze()
     warnings = ("clock throttled",) if _throttle_count() > throttled else ()
-    load_average = (load, os.getloadavg()[0])
-    samples = [
-        Sample(name, workload.name, excuse.status, excuse.reason)
-        for name, excuse in prepared.items()
-        if isinstance(excuse, _Excuse)
-    ]
-    for name, lap in laps.items():
-        if lap.failure:
-            samples.append(Sample(name, workload.name, "failed", lap.failure))
-            continue
-        repeat = Repeat(
-            warmup=warmup,
-            baseline_ms=lap.baseline_ms,
-            candidate_ms=lap.candidate_ms,
-            load_average=load_average,
-        )
-        samples.append(Sample(name, workload.name, "done", repeat=repeat, warnings=warnings))
-    return samples
+    if laps.failure:
+        return Sample(name, workload.name, "failed", laps.failure)
+    repeat = Repeat(
+        warmup=warmup,
+        baseline_ms=laps.baseline_ms,
+        candidate_ms=laps.candidate_ms,
+        load_average=(load, os.getloadavg()[0]),
+    )
+    return Sample(name, workload.name, "done", repeat=repeat, warnings=warnings)
 
 
 def _throttle_count() -> int:

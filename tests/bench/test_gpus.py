@@ -106,7 +106,8 @@ def test_never_more_workers_than_places(monkeypatch, tmp_path):
 
 
 @pytest.mark.gpu
-@pytest.mark.parametrize(("share", "fits"), [(0.4, True), (0.6, False)])
-def test_two_cells_on_a_gpu_have_half_of_its_memory_each(monkeypatch, tmp_path, share, fits):
-    found = made(monkeypatch, [Cell(name, tmp_path, 1, share) for name in "ab"], ["0", "0"])
+@pytest.mark.parametrize(("share", "fits"), [(0.1, True), (0.14, False)])
+def test_a_cell_has_its_part_of_the_memory_whatever_is_free(monkeypatch, tmp_path, share, fits):
+    """Two cells where eight could be, so that the test passes beside others on the same GPU."""
+    found = made(monkeypatch, [Cell(name, tmp_path, 1, share) for name in "ab"], ["0"] * 8)
     assert [cell.fits for cell in found] == [fits, fits]

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import os
 import sys
+import weakref
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -97,6 +98,29 @@ def test_warnings_of_a_process_reach_the_timing(
     monkeypatch.setattr(worker, "interleave", hotter)
     found = time_cells(request_for("teacher", repeats=1))
     assert found["teacher", "1x8"].warnings == ("clock throttled",)
+
+
+def test_only_the_baseline_and_one_candidate_hold_memory(
+    request_for: Any, jobs: list[TimeJob], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    prepared: list[weakref.ref[Any]] = []
+    alive = []
+
+    def prepare(*args: Any) -> Any:
+        run = real_prepare(*args)
+        prepared.append(weakref.ref(run))
+        return run
+
+    def interleave(*args: Any, **kwargs: Any) -> Any:
+        alive.append(sum(run() is not None for run in prepared))
+        return real_interleave(*args, **kwargs)
+
+    real_prepare, real_interleave = worker._prepare, worker.interleave
+    monkeypatch.setattr(worker, "_prepare", prepare)
+    monkeypatch.setattr(worker, "interleave", interleave)
+    found = time_cells(request_for("teacher", "twice", "alone-only", batches={"1x8": toy_inputs(1, 8)}))
+    assert {timing.status for timing in found.values()} == {"done"}
+    assert alive == [2] * 6  # three candidates in each of two repeats
 
 
 def test_memory_is_read_small_workloads_first_and_kept_in_the_first_repeat(
