@@ -31,12 +31,12 @@ import yaml
 from scipy import stats
 
 from bench.executors.mps import multi_process_service
+from bench.tasks import catalog
 from bench.training import total_steps
 from results.record import Budget
 
 EPOCHS = {"mrpc": 5, "rte": 10}
 COLUMNS = ("sentence1", "sentence2")
-MAX_LENGTH = 128  # the default of the tasks
 
 
 def main() -> None:
@@ -171,9 +171,10 @@ def fine_tune(job: Job) -> float:
     splits = ("train", "validation")
     files = {split: str(Path(job.data, "glue", job.task, f"{split}*.parquet")) for split in splits}
     tokenizer = AutoTokenizer.from_pretrained(job.teacher)
+    max_length = catalog.find(job.task).max_length
 
     def encode(rows: dict[str, Any]) -> Any:
-        return tokenizer(*(rows[column] for column in COLUMNS), truncation=True, max_length=MAX_LENGTH)
+        return tokenizer(*(rows[column] for column in COLUMNS), truncation=True, max_length=max_length)
 
     with tempfile.TemporaryDirectory(prefix="moebench-trainer-") as scratch:
         rows = load_dataset("parquet", data_files=files, cache_dir=f"{scratch}/cache").map(

@@ -1,6 +1,9 @@
 from __future__ import annotations
 
 import math
+from functools import partial
+from importlib.util import find_spec
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -89,6 +92,51 @@ def test_one_step_is_adamw_with_clipping_on_the_mean_loss(tiny_model, tiny_rows)
     named = dict(twin.named_parameters())
     torch.optim.AdamW(decay_groups(named, budget.weight_decay), lr=1e-3).step()
     torch.testing.assert_close(weights(model), weights(twin), rtol=0, atol=1e-6)
+
+
+def without_dropout(model):
+    for module in model.modules():
+        if isinstance(module, nn.Dropout):
+            module.p = 0.0
+    return model
+
+
+@pytest.mark.skipif(
+    find_spec("accelerate") is None, reason="Trainer needs accelerate, which is not installed"
+)
+def test_the_loop_trains_as_the_trainer_does(tiny_model, tiny_rows, tmp_path):
+    """Given the same batches and rates. The Trainer's own schedule is ours one step late: its first rate is zero."""
+    from transformers import Trainer, TrainingArguments
+
+    model, twin = without_dropout(tiny_model()), without_dropout(tiny_model())
+    plan = settings(epochs=9, max_steps=20, warmup=0.2, max_grad_norm=0.3, weight_decay=0.1)
+    train(model, None, stages_of(model), tiny_rows, plan)
+    order = training_batches(tiny_rows.lengths, batch_size=16, seed=derive(plan.seed, "order", plan.task))
+    batches = [tiny_rows.batch(batch.indices, batch.length) for batch in islice(order, 20)]
+
+    class OnOurBatches(Trainer):
+        def get_train_dataloader(self):
+            return batches
+
+        def create_scheduler(self, num_training_steps, optimizer=None):
+            factor = partial(schedule, steps=num_training_steps, warmup=plan.budget.warmup)
+            self.lr_scheduler = torch.optim.lr_scheduler.LambdaLR(self.optimizer, factor)
+            return self.lr_scheduler
+
+    arguments = TrainingArguments(
+        output_dir=str(tmp_path),
+        max_steps=20,
+        learning_rate=plan.budget.learning_rate,
+        max_grad_norm=plan.budget.max_grad_norm,
+        weight_decay=plan.budget.weight_decay,
+        use_cpu=True,
+        report_to=[],
+        save_strategy="no",
+        disable_tqdm=True,
+    )
+    OnOurBatches(model=twin, args=arguments).train()
+    moved = weights(twin) - weights(tiny_model())
+    assert (weights(model) - weights(twin)).norm() < 1e-3 * moved.norm()
 
 
 def test_micro_batches_give_the_gradient_of_the_whole_batch(tiny_model, tiny_rows):
