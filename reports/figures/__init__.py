@@ -46,7 +46,8 @@ FIGURES: tuple[FigureEntry, ...] = (
         "speedup",
         "Speed-up over batch and length",
         "Teacher's time over the method's, measured side by side. A white dot marks where the teacher takes less than "
-        "1.25 times as long for the next larger batch or length: launches bind it there, not arithmetic.",
+        "1.25 times as long for the next larger batch or length: launches bind it there, not arithmetic. At most "
+        "twelve grids, the largest first; the latency table has all.",
         heatmaps.draw_speedups,
     ),
     FigureEntry(

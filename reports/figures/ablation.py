@@ -7,6 +7,7 @@ from collections import defaultdict
 from dataclasses import dataclass
 from typing import Any
 
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from reports.figures.style import COLOURS, MARKERS, panels, short
@@ -15,19 +16,28 @@ from reports.statistics import mean_interval
 from reports.tables.ablation import variants
 from results.frame import Frame
 
+BESIDE = 0.08  # between two sweeps at the same value
+LEGEND_LINE = 0.12  # of what is drawn
+Scores = list[tuple[Any, list[float]]]  # of each value of a knob, × 100, seed by seed
+
 
 @dataclass(frozen=True)
 class Sweep:
-    """Variants of a method that differ in one knob alone, in the order of its values."""
+    """Variants of a method that differ in one knob alone, in the order of its values.
+
+    Attributes:
+        others: What tells it from sweeps of the same knob, as in ``routing=gate-token``; empty where there is one.
+    """
 
     method: str
     knob: str
     values: tuple[Any, ...]
     labels: tuple[str, ...]
+    others: str = ""
 
 
 def sweeps(frame: Frame) -> list[Sweep]:
-    """Return, for each knob of each method, the largest set of variants in which only that knob moves."""
+    """Return, for each knob of each method, the largest sets of variants in which only that knob moves."""
     found = []
     for method in sorted(frame.cells["method"].unique()):
         configs = variants(frame, method)
@@ -38,53 +48,92 @@ def sweeps(frame: Frame) -> list[Sweep]:
                     {name: value for name, value in config.items() if name != knob}, sort_keys=True
                 )
                 groups[rest][label] = config[knob]
-            largest = max(groups.values(), key=len)
-            if len(largest) > 1:
-                ordered = sorted(largest.items(), key=lambda item: _order(item[1]))
-                found.append(
-                    Sweep(method, knob, tuple(v for _, v in ordered), tuple(label for label, _ in ordered))
-                )
+            most = max(map(len, groups.values()))
+            if most > 1:
+                largest = [(json.loads(rest), group) for rest, group in groups.items() if len(group) == most]
+                found += _told_apart(method, knob, largest[: len(COLOURS)])
+    return found
+
+
+def _told_apart(method: str, knob: str, largest: list[tuple[dict[str, Any], dict[str, Any]]]) -> list[Sweep]:
+    """Name sweeps of one knob by what else differs between them."""
+    first, _ = largest[0]
+    differing = [name for name in first if any(rest[name] != first[name] for rest, _ in largest)]
+    found = []
+    for rest, group in largest:
+        ordered = sorted(group.items(), key=lambda item: _order(item[1]))
+        others = ", ".join(f"{name}={rest[name]}" for name in differing)
+        found.append(
+            Sweep(method, knob, tuple(v for _, v in ordered), tuple(label for label, _ in ordered), others)
+        )
     return found
 
 
 def draw(frame: Frame) -> Figure | None:
-    """Draw a panel for each task of each sweep, joined where the knob is a number; None without a sweep.
+    """Draw a panel for each task of each knob, joined where the knob is a number; None without a sweep.
 
     Tasks lie far apart: one axis for all of them would hide the differences that a knob makes.
     """
+    by_knob: dict[tuple[str, str], list[Sweep]] = defaultdict(list)
+    for sweep in sweeps(frame):
+        by_knob[sweep.method, sweep.knob].append(sweep)
     found = [
-        (sweep, task, scores)
-        for sweep in sweeps(frame)
+        (task, drawn)
+        for same in by_knob.values()
         for task in tasks(frame)
-        if (scores := _scored(frame, sweep, task))
+        if (drawn := [(sweep, scores) for sweep in same if (scores := _scored(frame, sweep, task))])
     ]
     if not found:
         return None
     figure, axes = panels(len(found), height=1.9)
-    for axis, (sweep, task, scores) in zip(axes, found, strict=True):
-        means = [mean_interval(values) for values in scores.values()]
-        joined = "-" if all(isinstance(value, int | float) for value in sweep.values) else ""
-        axis.plot(
-            list(scores), [one.mean for one in means], linestyle=joined, color=COLOURS[0], marker=MARKERS[0]
-        )
-        spread = [(place, one) for place, one in zip(scores, means, strict=True) if one.low is not None]
-        axis.vlines([place for place, _ in spread], [one.low for _, one in spread], [one.high for _, one in spread],
-                    color=COLOURS[0], linewidth=0.8)  # fmt: skip
-        axis.set_xticks(range(len(sweep.values)), [_tick(value) for value in sweep.values])
-        if not joined and len(sweep.values) > 3:
-            axis.tick_params(axis="x", labelsize="small" if len(sweep.values) < 5 else "x-small")
-        axis.set_xlim(-0.4, len(sweep.values) - 0.6)
-        axis.set_xlabel(sweep.knob)
-        axis.set_ylabel("main score × 100")
-        axis.set_title(f"{sweep.method}, {short(task, 24)}")
+    for axis, (task, drawn) in zip(axes, found, strict=True):
+        _panel(axis, drawn)
+        axis.set_title(f"{drawn[0][0].method}, {short(task, 24)}")
     return figure
 
 
-def _scored(frame: Frame, sweep: Sweep, task: str) -> dict[int, list[float]]:
-    """Return the scores × 100 of each value of a knob on a task, by the value's place; those that have any."""
+def _panel(axis: Axes, drawn: list[tuple[Sweep, Scores]]) -> None:
+    """Draw the sweeps of one knob on one task."""
+    values: list[Any] = []  # a set would ask for values that can be hashed
+    for sweep, _ in drawn:
+        values += [value for value in sweep.values if value not in values]
+    values.sort(key=_order)
+    joined = "-" if all(isinstance(value, int | float) for value in values) else ""
+    for number, (sweep, scores) in enumerate(drawn):
+        beside = BESIDE * (number - (len(drawn) - 1) / 2)
+        places = [values.index(value) + beside for value, _ in scores]
+        means = [mean_interval(found) for _, found in scores]
+        axis.plot(
+            places,
+            [one.mean for one in means],
+            linestyle=joined,
+            color=COLOURS[number],
+            marker=MARKERS[number],
+            label=sweep.others,
+        )
+        for place, one in zip(places, means, strict=True):
+            if one.low is not None and one.high is not None:
+                axis.vlines(place, one.low, one.high, color=COLOURS[number], linewidth=0.8)
+    axis.set_xticks(range(len(values)), [_tick(value) for value in values])
+    if not joined and len(values) > 3:
+        axis.tick_params(axis="x", labelsize="small" if len(values) < 5 else "x-small")
+    axis.set_xlim(-0.4, len(values) - 0.6)
+    axis.set_xlabel(drawn[0][0].knob)
+    axis.set_ylabel("main score × 100")
+    if len(drawn) > 1:
+        low, high = axis.get_ylim()
+        axis.set_ylim(low, high + (high - low) * LEGEND_LINE * len(drawn))  # room above what is drawn
+        axis.legend(fontsize="x-small", loc="upper right")
+
+
+def _scored(frame: Frame, sweep: Sweep, task: str) -> Scores:
+    """Return the scores of each value of a knob on a task; those that have any."""
     scored = outcomes(frame, task)
-    found = {place: scored[label].scores.values() for place, label in enumerate(sweep.labels)}
-    return {place: [100 * score for score in scores] for place, scores in found.items() if scores}
+    found = [
+        (value, [100 * score for score in scored[label].scores.values()])
+        for value, label in zip(sweep.values, sweep.labels, strict=True)
+    ]
+    return [(value, scores) for value, scores in found if scores]
 
 
 def _tick(value: Any) -> str:

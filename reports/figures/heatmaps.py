@@ -96,19 +96,23 @@ def _grid(title: str, timed: pd.DataFrame) -> _Grid:
 
 
 def _grids(frame: Frame) -> list[_Grid]:
+    """Return the largest grids first, those of the teacher against itself where there is room."""
     done = frame.latency[(frame.latency["status"] == "done") & frame.latency["length"].notna()]
     keys = ["environment", "device", "runtime", "dtype", "threads"]
+    told = ["device", "runtime", *(["dtype"] if len(done["dtype"].unique()) > 1 else [])]
     order = {label: place for place, label in enumerate(labels(frame))}
     found = []
     for conditions, same in done.groupby(keys, sort=True):
-        if len(same[["batch_size", "length"]].drop_duplicates()) < 2:
+        size = len(same[["batch_size", "length"]].drop_duplicates())
+        if size < 2:
             continue
         for label, timed in same.groupby("label"):
-            parts = heading(str(label)), f"{conditions[1]}, {conditions[2]}"
+            parts = heading(str(label)), ", ".join(str(timed[key].iloc[0]) for key in told)
             title = ", ".join(parts) if sum(map(len, parts)) < TITLE else "\n".join(parts)
-            found.append((order[str(label)], str(conditions), title, timed))
-    found.sort(key=lambda entry: entry[:2])
-    return [_grid(title, timed) for *_, title, timed in found[:GRIDS]]
+            place = label == teacher_label(frame), -size, str(conditions), order[str(label)]
+            found.append((place, title, timed))
+    found.sort(key=lambda entry: entry[0])
+    return [_grid(title, timed) for _, title, timed in found[:GRIDS]]
 
 
 def _flat(times: NDArray[np.float64]) -> NDArray[np.bool_]:

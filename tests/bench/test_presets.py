@@ -88,6 +88,7 @@ def test_a_preset_says_what_it_is_for_and_can_be_planned(name, survey):
             {"num_experts": 4, "expert_intermediate_size": 4, "shared_neurons": 4}
             | {"adaptation": 3, "routing": 4, "distill": 5},
         ),
+        ("h100-minilm-balance", {"balance_weight": 4, "routing": 3}),
     ],
 )
 def test_the_report_of_an_ablation_draws_a_curve_for_each_of_its_axes(name, axes):

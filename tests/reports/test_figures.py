@@ -127,6 +127,23 @@ def test_the_grid_of_speed_ups_is_what_was_timed() -> None:
     assert found.speedups == pytest.approx(np.array([[1.1, 1.1], [1.8, 1.8]]), rel=0.02)
 
 
+def test_the_largest_grids_come_first_and_name_the_type_where_there_are_several() -> None:
+    cells = [cell("teacher"), cell("finetune")]
+    sizes = [*product((1, 8), (64, 128)), (32, 64)]
+    grid = [
+        WorkloadRecord(name=f"b{batch}xl{length}", batch_size=batch, length=length) for batch, length in sizes
+    ]
+    timed = [latency(one, workload=work, dtype="bf16") for one in cells for work in grid]
+    timed += [latency(one, workload=work, dtype="fp32") for one in cells for work in grid[:3]]
+    found = heatmaps._grids(from_records([*cells, *timed]))
+    titles = [grid.title.replace("\n", ", ") for grid in found]
+    device = f"{timed[0].device}, {timed[0].runtime}"
+    assert titles == [
+        f"{label}, {device}, {dtype}" for label in ("finetune", "teacher") for dtype in ("bf16", "fp32")
+    ]
+    assert np.isfinite(found[0].speedups).sum() == 5
+
+
 def test_one_workload_is_no_grid(frame: Frame) -> None:
     assert heatmaps.draw_speedups(frame) is None
 
@@ -142,6 +159,24 @@ def test_a_sweep_moves_one_knob_in_the_order_of_its_values() -> None:
     }
     assert found["experts"].values == (2, 4, 16)
     assert found["routing"].values == ("gate", "hash")
+
+
+def test_sweeps_of_one_knob_are_told_apart_by_what_else_differs() -> None:
+    cells = [variant(weight=weight, gate=gate) for weight in (1, 10) for gate in ("token", "sentence")]
+    frame = from_records([*cells, variant(weight=1, gate="none")])
+    found = [sweep for sweep in sweeps(frame) if sweep.knob == "weight"]
+    assert {sweep.others: sweep.values for sweep in found} == {
+        "gate=token": (1, 10),
+        "gate=sentence": (1, 10),
+    }
+    (gates,) = [sweep for sweep in sweeps(frame) if sweep.knob == "gate"]
+    assert (gates.values, gates.others) == (("none", "sentence", "token"), "")
+    with paper_style():
+        figure = ablation.draw(frame)
+    assert figure is not None
+    legends = [axis.get_legend() for axis in figure.axes]
+    named = [[text.get_text() for text in legend.get_texts()] for legend in legends if legend]
+    assert [sorted(texts) for texts in named] == [["gate=sentence", "gate=token"]]
 
 
 def test_variants_that_differ_in_two_knobs_make_no_sweep() -> None:
