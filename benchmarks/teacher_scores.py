@@ -117,6 +117,9 @@ def by_suite(options: argparse.Namespace) -> dict[str, list[float]]:
         subprocess.run([*command, "--no-latency", "--no-report"], check=True, stdout=sys.stderr)
         records = [json.loads(file.read_bytes()) for file in sorted((out / "records").glob("*.json"))]
     teachers = [record for record in records if record["kind"] == "cell" and record["teacher_id"] is None]
+    if failed := [record["reason"] for record in teachers if record["status"] != "done"]:
+        raise SystemExit(f"teachers that are not done: {'; '.join(failed)}")
+    teachers.sort(key=lambda record: record["identity"]["seed"])
     return {
         task: [
             record["scores"]["validation"]["accuracy"]

@@ -154,7 +154,8 @@ def _time_workload(
         return [Sample(name, workload.name, reference.status, reason) for name in candidates]
 
     def sample(name: str, contender: _Contender | _Excuse) -> Sample:
-        run = _prepare(contender, runtime, workload, batches)  # and what it holds is free again at the end
+        gc.collect()  # of the last candidate nothing is left, its graph's memory neither
+        run = _prepare(contender, runtime, workload, batches)
         if isinstance(run, _Excuse):
             return Sample(name, workload.name, run.status, run.reason)
         return _time_candidate(name, workload, batches, reference, run, job)

@@ -81,7 +81,8 @@ def draw(frame: Frame) -> Figure | None:
         (task, drawn)
         for same in by_knob.values()
         for task in tasks(frame)
-        if (drawn := [(sweep, scores) for sweep in same if (scores := _scored(frame, sweep, task))])
+        for drawn in [[(sweep, _scored(frame, sweep, task)) for sweep in same]]
+        if any(scores for _, scores in drawn)
     ]
     if not found:
         return None

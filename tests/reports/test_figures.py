@@ -133,13 +133,13 @@ def test_the_largest_grids_come_first_and_name_the_type_where_there_are_several(
     grid = [
         WorkloadRecord(name=f"b{batch}xl{length}", batch_size=batch, length=length) for batch, length in sizes
     ]
-    timed = [latency(one, workload=work, dtype="bf16") for one in cells for work in grid]
-    timed += [latency(one, workload=work, dtype="fp32") for one in cells for work in grid[:3]]
+    timed = [latency(one, workload=work, dtype="fp32") for one in cells for work in grid]
+    timed += [latency(one, workload=work, dtype="bf16") for one in cells for work in grid[:3]]
     found = heatmaps._grids(from_records([*cells, *timed]))
     titles = [grid.title.replace("\n", ", ") for grid in found]
     device = f"{timed[0].device}, {timed[0].runtime}"
     assert titles == [
-        f"{label}, {device}, {dtype}" for label in ("finetune", "teacher") for dtype in ("bf16", "fp32")
+        f"{label}, {device}, {dtype}" for label in ("finetune", "teacher") for dtype in ("fp32", "bf16")
     ]
     assert np.isfinite(found[0].speedups).sum() == 5
 
