@@ -86,7 +86,10 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--max-steps", type=int, help="to try the script out")
     parser.add_argument("--workers", type=int, default=1, help="trainings side by side")
     parser.add_argument("--mps", action="store_true", help="those through NVIDIA's multi-process service")
-    return parser.parse_args()
+    options = parser.parse_args()
+    if options.seeds < 2:
+        parser.error(f"--seeds: a spread needs at least 2, not {options.seeds}")
+    return options
 
 
 def budget_of(options: argparse.Namespace, task: str) -> Budget:

@@ -37,7 +37,10 @@ class Sweep:
 
 
 def sweeps(frame: Frame) -> list[Sweep]:
-    """Return, for each knob of each method, the largest sets of variants in which only that knob moves."""
+    """Return, for each knob of each method, the largest sets of variants in which only that knob moves.
+
+    Of sets equally large there are no more than colours to tell them apart.
+    """
     found = []
     for method in sorted(frame.cells["method"].unique()):
         configs = variants(frame, method)
