@@ -1,10 +1,11 @@
 """What sharing a GPU gains: the same matrix with one cell at a time, several in turns, several side by side (MPS).
 
-The teacher is fine-tuned and six methods make a student each from it, trained and evaluated, nothing timed. Printed are
+The teacher is fine-tuned and the methods make a student each from it, trained and evaluated, nothing timed. Printed are
 the seconds of the whole command, of the teacher alone, and from the first student's beginning to the last one's end.
 
     python benchmarks/packing.py                                 # embedded teacher and corpus
     python benchmarks/packing.py --task sst2 --data FOLDER       # rows of a folder of Parquet files
+    python benchmarks/packing.py --methods distilbert tinybert finetune moebert  # four: none waits for a place
 
 The last line of standard output is one JSON document.
 """
@@ -52,7 +53,7 @@ def main() -> None:
                 "torch": torch.__version__,
                 "task": options.task,
                 "epochs": options.epochs,
-                "methods": METHODS,
+                "methods": options.methods,
                 "seconds": runs,
                 "students_faster": faster,
                 "to_reach": TO_REACH,
@@ -70,6 +71,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--task", default="rotten-tomatoes")
     parser.add_argument("--data", help="folder of Parquet files, for tasks that are read from one")
     parser.add_argument("--epochs", type=float, default=3)
+    parser.add_argument("--methods", nargs="+", choices=METHODS, default=METHODS)
     parser.add_argument("--ways", nargs="+", choices=WAYS, default=[*WAYS], help="beside one at a time")
     return parser.parse_args()
 
@@ -83,7 +85,7 @@ def run(options: argparse.Namespace, words: list[str], max_steps: int | None = N
         started = time.perf_counter()
         subprocess.run([*command, *words], check=True)
         whole = time.perf_counter() - started
-        return {"whole": round(whole, 1), **phases(out)}
+        return {"whole": round(whole, 1), **phases(out, len(options.methods))}
 
 
 def matrix_of(options: argparse.Namespace, max_steps: int | None) -> dict[str, Any]:
@@ -92,7 +94,7 @@ def matrix_of(options: argparse.Namespace, max_steps: int | None) -> dict[str, A
         "name": "packing",
         "teacher": options.teacher,
         "tasks": [options.task],
-        "methods": METHODS,
+        "methods": options.methods,
         "budget": {"epochs": options.epochs, "max_steps": max_steps, "batch_size": 32, "learning_rate": 5e-5},
         "calibration_rows": 2048,
         "executor": {"name": "processes"},
@@ -100,17 +102,17 @@ def matrix_of(options: argparse.Namespace, max_steps: int | None) -> dict[str, A
     }
 
 
-def phases(run_folder: Path) -> dict[str, Any]:
+def phases(run_folder: Path, students: int) -> dict[str, Any]:
     """Read from the records how long the teacher took, the students together, and each cell's steps."""
     records = [json.loads(file.read_bytes()) for file in sorted((run_folder / "records").glob("*.json"))]
     cells = {record["label"]: record for record in records if record["kind"] == "cell"}
     failed = [label for label, record in cells.items() if record["status"] != "done"]
-    if failed or len(cells) != len(METHODS) + 1:
+    if failed or len(cells) != students + 1:
         raise SystemExit(f"cells that are not done: {failed or 'some were never begun'}")
     teacher = next(record for record in cells.values() if record["teacher_id"] is None)
-    students = [record for record in cells.values() if record is not teacher]
-    first = min(moment(record["started"]) for record in students)
-    last = max(moment(record["finished"]) for record in students)
+    made = [record for record in cells.values() if record is not teacher]
+    first = min(moment(record["started"]) for record in made)
+    last = max(moment(record["finished"]) for record in made)
     return {
         "teacher": (moment(teacher["finished"]) - moment(teacher["started"])).total_seconds(),
         "students": (last - first).total_seconds(),
