@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from bench.events import Event, Listener, ignore
-from bench.executors import execute
+from bench.executors import executor
 from bench.latency.session import time_matrix
 from bench.matrix import Matrix, matrix_yaml
 from bench.selection import Part
@@ -78,16 +78,19 @@ def run(
     folder = RunFolder(out)
     survey = Survey(matrix, folder, only)
     tuning, making = (survey.teacher_tries, survey.student_tries), (survey.teachers, survey.students)
-    _require_space(survey, overwrite)
+    batches = tuning if tries_only else (*tuning, *making)
+    waiting = {batch: sum(cell.state in REDO[overwrite] for cell in batch()) for batch in (*tuning, *making)}
+    _require_space(survey, sum(waiting[batch] for batch in making))
     with folder.lock():
         write_atomically(folder.matrix_file, matrix_yaml(matrix).encode())
-        for batch in tuning if tries_only else (*tuning, *making):
-            cells = batch()
-            keep_tuning(folder, cells)
-            jobs = to_make(cells, overwrite)
-            listener(Event("planned", steps=len(jobs)))
-            for _ in execute(jobs, matrix.executor, listener):
-                pass
+        with executor(matrix.executor, max(waiting[batch] for batch in batches), listener) as execute:
+            for batch in batches:
+                cells = batch()
+                keep_tuning(folder, cells)
+                jobs = to_make(cells, overwrite)
+                listener(Event("planned", steps=len(jobs)))
+                for _ in execute(jobs):
+                    pass
         timings = [] if tries_only else time_matrix(survey, overwrite, listener)
     everything = [] if tries_only else [*survey.teachers(), *survey.students()]
     tries = [*survey.teacher_tries(), *survey.student_tries()]
@@ -111,11 +114,10 @@ def run(
     )
 
 
-def _require_space(survey: Survey, overwrite: Overwrite) -> None:
+def _require_space(survey: Survey, waiting: int) -> None:
     """Refuse a full disk before the first cell: every cell keeps a checkpoint, about as large as the teacher's."""
-    waiting = [cell for cell in (*survey.teachers(), *survey.students()) if cell.state in REDO[overwrite]]
     weights = sum(file.stat().st_size for file in survey.checkpoint.folder.glob("*.safetensors"))
-    require_space(survey.folder.path, len(waiting) * weights, f"the checkpoints of {len(waiting)} cells")
+    require_space(survey.folder.path, waiting * weights, f"the checkpoints of {waiting} cells")
 
 
 def keep_tuning(folder: RunFolder, cells: Sequence[Cell]) -> None:

@@ -7,10 +7,13 @@ import os
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
+from importlib import import_module
+from multiprocessing.managers import SyncManager
 from pathlib import Path
 from queue import Queue
 from tempfile import TemporaryDirectory
+from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from bench.events import Event, Listener
@@ -18,75 +21,111 @@ from bench.executors.gpus import occupy, take, usable
 from bench.executors.serial import run_watched
 
 if TYPE_CHECKING:
+    from joblib.externals.loky import ProcessPoolExecutor
+
     from bench.cell import Job
     from results.record import CellRecord
 
+GROWTH = 4 * 2**30  # bytes that a worker may gain after its first cell before loky replaces it
 
-def run_in_processes(
-    jobs: Sequence[Job],
-    workers: int | None,
-    threads: int,
-    listener: Listener,
-    places: Sequence[str] = (),
-    variables: Mapping[str, str] | None = None,
-) -> Iterator[CellRecord]:
-    """Make the cells in up to ``workers`` processes (None: one a place on a GPU, or a core).
+
+class Workers:
+    """Processes that make cells, batch after batch.
+
+    They start together with the first batch and stay until the last, for each needs seconds to import and to warm up a
+    GPU: where one cell comes first, a teacher, the others import meanwhile.
 
     A worker that dies (out of memory, a crash in native code, a fault on the GPU) takes the pool with it. The cells
-    that are left are then made one at a time, each in a process of its own, and one whose process dies again is
-    recorded as failed.
+    that were under way are then made one at a time, each in a process of its own, and one whose process dies again is
+    recorded as failed. The others have a new pool.
 
     Args:
-        jobs: The cells.
-        workers: At most so many processes.
+        most: No batch has more cells.
+        workers: At most so many processes (None: one a place on a GPU, or a core).
         threads: Of the CPU, each.
         listener: Told what happens.
         places: As ``bench.executors.gpus.places`` names them; none where there is no GPU.
         variables: Of the workers' environment, beside the number of threads.
     """
-    from joblib.externals.loky.process_executor import BrokenProcessPool
 
-    done: set[str] = set()
-    count = min(workers or len(places) or os.cpu_count() or 1, len(places) or len(jobs), len(jobs))
-    with _relay(listener) as queue:
+    def __init__(
+        self,
+        most: int,
+        workers: int | None,
+        threads: int,
+        listener: Listener,
+        places: Sequence[str] = (),
+        variables: Mapping[str, str] | None = None,
+    ) -> None:
+        self.count = min(workers or len(places) or os.cpu_count() or 1, len(places) or most, most)
+        self.places = tuple(places)
+        own = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), str(threads))
+        self.variables = {**own, **(variables or {})}
+        self.listener = listener
+
+    def __enter__(self) -> Workers:
+        self._relay, self._pools = ExitStack(), ExitStack()
+        self._queue = self._relay.enter_context(relay(self.listener))
+        self._shared: ProcessPoolExecutor | None = None
+        return self
+
+    def __exit__(self, *error: type[BaseException] | BaseException | TracebackType | None) -> None:
+        self._pools.close()
+        self._relay.close()
+
+    def make(self, jobs: Sequence[Job]) -> Iterator[CellRecord]:
+        """Make the cells of one batch and yield each one's record as it is left."""
+        from joblib.externals.loky.process_executor import BrokenProcessPool
+
+        left = list(jobs)
+        while left:
+            if self._shared is None:
+                self._shared = self._pools.enter_context(self._pool(self.count))
+            try:
+                for record in self._made_by(self._shared, left):
+                    left = [job for job in left if job.cell_id != record.id]
+                    yield record
+            except BrokenProcessPool:
+                self._shared = None
+                self._pools.close()
+                # cells are begun in order: those under way are the first of what is left
+                suspects, left = left[: self.count], left[self.count :]
+                for job in suspects:
+                    yield from self._made_alone(job)
+
+    def _made_alone(self, job: Job) -> Iterator[CellRecord]:
+        from joblib.externals.loky.process_executor import BrokenProcessPool
+
         try:
-            for record in _pool(jobs, count, threads, queue, places, variables):
-                done.add(record.id)
-                yield record
-        except BrokenProcessPool:
-            for job in (job for job in jobs if job.cell_id not in done):
-                try:
-                    yield from _pool([job], 1, threads, queue, places, variables)
-                except BrokenProcessPool as error:
-                    yield _died(job, error, listener)
+            with self._pool(1) as pool:
+                yield from self._made_by(pool, [job], alone=True)
+        except BrokenProcessPool as error:
+            yield _died(job, error, self.listener)
 
+    def _made_by(
+        self, pool: ProcessPoolExecutor, jobs: Sequence[Job], *, alone: bool = False
+    ) -> Iterator[CellRecord]:
+        from concurrent.futures import as_completed
 
-def _pool(
-    jobs: Sequence[Job],
-    count: int,
-    threads: int,
-    queue: Queue[Event | None],
-    places: Sequence[str] = (),
-    variables: Mapping[str, str] | None = None,
-) -> Iterator[CellRecord]:
-    from concurrent.futures import as_completed
+        futures = [pool.submit(_leave_if_lost, run_watched, job, self._queue.put, alone) for job in jobs]
+        for future in as_completed(futures):
+            yield future.result()
 
-    from joblib.externals.loky import ProcessPoolExecutor
+    @contextmanager
+    def _pool(self, count: int) -> Iterator[ProcessPoolExecutor]:
+        from joblib.externals.loky import ProcessPoolExecutor
 
-    own = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), str(threads))
-    with TemporaryDirectory(prefix="moebench-places-") as locks:
-        begin = (os.getpid(), tuple(places), Path(locks))
-        pool = ProcessPoolExecutor(
-            max_workers=count, env={**own, **(variables or {})}, initializer=_begin, initargs=begin
-        )
-        try:
-            alone = len(jobs) == 1
-            for future in as_completed(
-                [pool.submit(_leave_if_lost, run_watched, job, queue.put, alone) for job in jobs]
-            ):
-                yield future.result()
-        finally:
-            pool.shutdown(wait=True, kill_workers=True)
+        with TemporaryDirectory(prefix="moebench-places-") as locks:
+            pool = ProcessPoolExecutor(
+                max_workers=count,
+                env=self.variables,
+                initializer=_begin,
+                initargs=(os.getpid(), self.places, Path(locks)),
+            )
+            try:
+                yield pool
+            finally:
+                pool.shutdown(wait=True, kill_workers=True)
 
 
 def _leave_if_lost(
@@ -100,15 +139,19 @@ def _leave_if_lost(
 
 
 def _begin(parent: int, places: Sequence[str], locks: Path) -> None:
-    """Tie this worker to the run, and give it a place on a GPU, where there are any."""
+    """Tie this worker to the run, give it a place on a GPU, where there are any, and import what every cell needs."""
+    from joblib.externals.loky import process_executor
+
     _end_with(parent)
+    process_executor._MAX_MEMORY_LEAK_SIZE = GROWTH  # no option has it; kernels that CUDA loads are no leak
     if places:
         place = take(places, locks)
         occupy(place, places.count(place))
+    import_module("bench.cell")
 
 
 def _end_with(parent: int) -> None:
-    """Make this worker end when the run is killed: nobody would wait for its cell, and the next run makes it again."""
+    """Make this process end when the run is killed: nobody would wait for its cell, and the next run makes it again."""
 
     def watch() -> None:
         while os.getppid() == parent:
@@ -119,9 +162,11 @@ def _end_with(parent: int) -> None:
 
 
 @contextmanager
-def _relay(listener: Listener) -> Iterator[Queue[Event | None]]:
+def relay(listener: Listener) -> Iterator[Queue[Event | None]]:
     """Give workers a queue whose events reach the listener from a thread that blocks, never polls."""
-    with multiprocessing.get_context("spawn").Manager() as manager:
+    manager = SyncManager(ctx=multiprocessing.get_context("spawn"))
+    manager.start(_end_with, (os.getpid(),))
+    with manager:
         queue: Any = manager.Queue()
 
         def forward() -> None:

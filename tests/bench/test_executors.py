@@ -5,14 +5,14 @@ import signal
 import subprocess
 import sys
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
 
 from bench.events import Event
 from bench.executors import processes
-from bench.executors.processes import run_in_processes
+from bench.executors.processes import Workers
 
 
 @dataclass(frozen=True)
@@ -20,6 +20,7 @@ class FakeRecord:
     id: str
     status: str = "done"
     reason: str = ""
+    process: int = field(default_factory=os.getpid)
 
 
 @dataclass(frozen=True)
@@ -57,7 +58,8 @@ def fake(monkeypatch):
 def test_every_cell_is_made_once_with_its_own_threads(tmp_path):
     events: list[Event] = []
     jobs = [FakeJob(name, tmp_path) for name in "abcd"]
-    records = list(run_in_processes(jobs, 2, 3, events.append))
+    with Workers(4, 2, 3, events.append) as workers:
+        records = list(workers.make(jobs))
     assert sorted(record.id for record in records) == list("abcd")
     assert {file.name: file.read_text() for file in tmp_path.iterdir()} == {
         f"{name}.0": "3" for name in "abcd"
@@ -74,12 +76,14 @@ def linger(job, listener):
     Path(job, str(os.getpid())).touch()
     time.sleep(120)
 
-processes.run_watched = linger
-list(processes._pool([sys.argv[1]] * 2, 2, 1, type("Queue", (), {"put": print})))
+if __name__ == "__main__":
+    processes.run_watched = linger
+    with processes.Workers(2, 2, 1, print) as workers:
+        list(workers.make([sys.argv[1]] * 2))
 """
 
 
-def test_workers_end_when_the_run_is_killed(tmp_path):
+def test_no_process_outlives_a_run_that_is_killed(tmp_path):
     script = tmp_path / "orphan.py"
     script.write_text(ORPHAN)
     workers = tmp_path / "workers"
@@ -87,25 +91,63 @@ def test_workers_end_when_the_run_is_killed(tmp_path):
     process = subprocess.Popen([sys.executable, script, workers])
     while process.poll() is None and len(list(workers.iterdir())) < 2:
         time.sleep(0.05)
-    pids = [int(file.name) for file in workers.iterdir()]
-    assert len(pids) == 2
+    children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+    assert {file.name for file in workers.iterdir()} < set(children)
     process.kill()
     process.wait()
     deadline = time.monotonic() + 20
-    while any(Path(f"/proc/{pid}").exists() for pid in pids):
-        assert time.monotonic() < deadline, "the workers outlive the run"
+    while alive := [pid for pid in children if Path(f"/proc/{pid}").exists()]:
+        assert time.monotonic() < deadline, f"processes {alive} outlive the run"
         time.sleep(0.1)
 
 
 @pytest.mark.usefixtures("fake")
-@pytest.mark.parametrize(("deaths", "status"), [(1, "done"), (9, "failed")])
-def test_a_worker_that_dies_costs_the_other_cells_nothing(tmp_path, deaths, status):
-    jobs = [FakeJob("a", tmp_path), FakeJob("killer", tmp_path, deaths), FakeJob("b", tmp_path)]
-    records = {record.id: record for record in run_in_processes(jobs, 2, 1, lambda event: None)}
+def test_workers_stay_for_the_next_batch_unless_one_died(tmp_path):
+    with Workers(3, 2, 1, lambda event: None) as workers:
+
+        def processes_of(*jobs: FakeJob) -> set[int]:
+            records = list(workers.make(jobs))
+            assert {record.status for record in records} <= {"done"}
+            assert sorted(record.id for record in records) == sorted(job.cell_id for job in jobs)
+            return {record.process for record in records}
+
+        assert not processes_of()
+        before = processes_of(FakeJob("a", tmp_path))
+        before |= processes_of(*(FakeJob(name, tmp_path) for name in "bcd"))
+        before |= processes_of(*(FakeJob(name, tmp_path) for name in "ef"))
+        assert len(before) <= 2
+        processes_of(FakeJob("killer", tmp_path, deaths=1))  # made in its second process
+        assert not before & processes_of(*(FakeJob(name, tmp_path) for name in "gh"))
+
+
+def grow(job: FakeJob, listener) -> FakeRecord:
+    """Keep more memory than loky takes for a leak."""
+    hoard.append(b"1" * 4 * 10**8)
+    time.sleep(1.1)  # it looks once a second
+    return FakeRecord(job.cell_id)
+
+
+hoard: list[bytes] = []
+
+
+def test_a_worker_that_has_grown_is_kept(tmp_path, monkeypatch):
+    pytest.importorskip("psutil", reason="without psutil loky does not look")
+    monkeypatch.setattr(processes, "run_watched", grow)
+    with Workers(3, 1, 1, lambda event: None) as workers:
+        records = list(workers.make([FakeJob(name, tmp_path) for name in "abc"]))
+    assert len({record.process for record in records}) == 1
+
+
+@pytest.mark.usefixtures("fake")
+def test_a_worker_that_dies_costs_the_other_cells_nothing(tmp_path):
+    jobs = [FakeJob("killer", tmp_path, deaths=9), *(FakeJob(name, tmp_path) for name in "abcdef")]
+    with Workers(7, 2, 1, lambda event: None) as workers:
+        records = {record.id: record for record in workers.make(jobs)}
     assert {name: record.status for name, record in records.items()} == {
-        "a": "done",
-        "b": "done",
-        "killer": status,
+        "killer": "failed",
+        **dict.fromkeys("abcdef", "done"),
     }
-    if status == "failed":
-        assert "its process died" in records["killer"].reason
+    assert "its process died" in records["killer"].reason
+    assert len({records[name].process for name in "cdef"}) <= 2, (
+        "they are made side by side, not one at a time"
+    )

@@ -11,7 +11,7 @@ import torch
 from bench.errors import UserError
 from bench.executors import processes
 from bench.executors.gpus import places
-from bench.executors.processes import run_in_processes
+from bench.executors.processes import Workers
 from bench.matrix import ExecutorPlan
 
 
@@ -90,7 +90,8 @@ def make(cell: Cell, _listener) -> Made:
 
 def made(monkeypatch, cells, places, workers=None):
     monkeypatch.setattr(processes, "run_watched", make)
-    return list(run_in_processes(cells, workers, 1, lambda event: None, places))
+    with Workers(len(cells), workers, 1, lambda event: None, places) as pool:
+        return list(pool.make(cells))
 
 
 def test_every_worker_has_a_place_of_its_own(monkeypatch, tmp_path):

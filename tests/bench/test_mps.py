@@ -7,9 +7,9 @@ from dataclasses import dataclass
 import pytest
 
 from bench.errors import UserError
-from bench.executors import execute, mps, processes
+from bench.executors import executor, mps, processes
 from bench.executors.mps import CONTROL, PIPES, multi_process_service
-from bench.executors.processes import run_in_processes
+from bench.executors.processes import Workers
 from bench.matrix import ExecutorPlan
 
 DAEMON = """#!/bin/sh
@@ -96,14 +96,19 @@ def make(cell, _listener):
     return Made(cell.cell_id, os.environ.get("CUDA_MPS_PIPE_DIRECTORY"))
 
 
+def services_of(cells, plan):
+    with executor(plan, len(cells), lambda event: None) as execute:
+        return {made.service for made in execute(cells)}
+
+
 def test_the_cells_of_a_run_take_part(said, monkeypatch):
     monkeypatch.setattr(processes, "run_watched", make)
     cells = [Cell("a"), Cell("b")]
     plan = ExecutorPlan(name="processes", workers=2, mps=True)
-    services = {made.service for made in execute(cells, plan, lambda event: None)}
+    services = services_of(cells, plan)
     assert services == {said.read_text().split()[1]}
     plan = plan.model_copy(update={"mps": False})
-    assert {made.service for made in execute(cells, plan, lambda event: None)} == {None}
+    assert services_of(cells, plan) == {None}
 
 
 def faulty(cell, _listener):
@@ -118,5 +123,6 @@ def faulty(cell, _listener):
 def test_a_fault_on_the_gpu_stops_no_cell_but_its_own(monkeypatch):
     monkeypatch.setattr(processes, "run_watched", faulty)
     cells = [Cell("faulty"), *map(Cell, "abc")]
-    found = {made.id: made.status for made in run_in_processes(cells, 1, 1, lambda event: None)}
+    with Workers(len(cells), 1, 1, lambda event: None) as workers:
+        found = {made.id: made.status for made in workers.make(cells)}
     assert found == {"faulty": "failed", "a": "done", "b": "done", "c": "done"}
