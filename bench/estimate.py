@@ -17,7 +17,9 @@ if TYPE_CHECKING:
 
 FORWARD_AND_BACKWARD = 3  # a backward pass does the arithmetic of two forward passes
 STUDENT = 0.5 * FORWARD_AND_BACKWARD + 1  # half of the teacher's layers, and the teacher's own forward pass
-PROCESS_START_SECONDS = 8.0  # importing torch and transformers, loading a checkpoint
+OVERHEAD_SECONDS = (
+    8.0  # of a cell or a process of the clock: loading, evaluating, importing where the process is new
+)
 
 
 def estimate_seconds(survey: Survey, cells: Sequence[Cell]) -> float:
@@ -32,12 +34,12 @@ def estimate_seconds(survey: Survey, cells: Sequence[Cell]) -> float:
         rows, budget = len(train[cell.task]), cell.plan.budget
         examples = total_steps(rows, budget) * min(budget.batch_size, rows)
         factor = FORWARD_AND_BACKWARD if cell.plan.method == TEACHER else STUDENT
-        seconds.append(examples * factor * forward[cell.task] / rate + PROCESS_START_SECONDS)
+        seconds.append(examples * factor * forward[cell.task] / rate + OVERHEAD_SECONDS)
     workers = 1
     if survey.matrix.executor.name == "processes":
         plan = survey.matrix.executor
         workers = min(plan.workers or len(places(plan)) or os.cpu_count() or 1, len(seconds) or 1)
-    clock = sum(plan.repeats for plan in survey.matrix.latency) * PROCESS_START_SECONDS
+    clock = sum(plan.repeats for plan in survey.matrix.latency) * OVERHEAD_SECONDS
     return sum(seconds) / workers + clock
 
 

@@ -122,7 +122,7 @@ class ExecutorPlan(_Strict):
         devices: GPUs of the processes, counted from 0; none named means all. A serial run takes the first.
         cells_per_gpu: Processes that share a GPU and its memory, in equal parts.
         mps: Whether they run side by side through NVIDIA's multi-process service, not in turns. It is faster, but a
-            fault on the GPU stops all that share it; their cells are then made again, one at a time.
+            fault on the GPU stops all that share it; the cells under way are then made again, one at a time.
     """
 
     name: Literal["serial", "processes"] = "serial"

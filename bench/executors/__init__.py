@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
-from functools import partial
+from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING
 
 from bench.executors.gpus import places
@@ -23,20 +22,26 @@ Execute = Callable[[Sequence["Job"]], "Iterator[CellRecord]"]
 
 
 @contextmanager
-def executor(plan: ExecutorPlan, most: int, listener: Listener) -> Iterator[Execute]:
-    """Lend what works through batches of jobs, one batch after another.
+def executor(plan: ExecutorPlan, expected: int, listener: Listener) -> Iterator[Execute]:
+    """Give a function that works through a batch of jobs; what it starts for the first stays until the end.
 
     Args:
-        plan: How.
-        most: No batch has more jobs.
+        plan: In this process or in others, and in how many.
+        expected: As many jobs as a batch is likely to have.
         listener: Told what happens.
     """
-    if plan.name == "serial" or most < 2:
-        yield partial(run_serially, listener=listener)
-        return
-    service: AbstractContextManager[dict[str, str]] = multi_process_service() if plan.mps else nullcontext({})
-    with (
-        service as variables,
-        Workers(most, plan.workers, plan.threads, listener, places(plan), variables) as workers,
-    ):
-        yield workers.make
+    with ExitStack() as started:
+        workers: Workers | None = None
+
+        def execute(jobs: Sequence[Job]) -> Iterator[CellRecord]:
+            nonlocal workers
+            if plan.name == "serial" or (workers is None and max(expected, len(jobs)) < 2):
+                yield from run_serially(jobs, listener)
+            elif jobs:
+                if workers is None:
+                    variables = started.enter_context(multi_process_service()) if plan.mps else {}
+                    workers = Workers(expected, plan.workers, plan.threads, listener, places(plan), variables)
+                    started.enter_context(workers)
+                yield from workers.make(jobs)
+
+        yield execute

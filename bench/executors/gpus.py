@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -14,6 +15,7 @@ if TYPE_CHECKING:
     from bench.matrix import ExecutorPlan
 
 VISIBLE = "CUDA_VISIBLE_DEVICES"
+LEAVING_SECONDS = 30  # that a worker which is replaced may take to end, and to give its place back
 OVERHEAD_BYTES = 2**30  # of a process on a GPU beside its tensors: context, kernels, libraries
 
 
@@ -45,14 +47,17 @@ def take(places: Sequence[str], locks: Path) -> str:
         places: As many as there are workers, or more.
         locks: Folder of this pool of workers alone.
     """
-    for number, place in enumerate(places):
-        descriptor = os.open(locks / str(number), os.O_CREAT | os.O_RDWR)
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            os.close(descriptor)
-        else:
-            return place  # the descriptor stays open, and with it the lock
+    deadline = time.monotonic() + LEAVING_SECONDS
+    while time.monotonic() < deadline:
+        for number, place in enumerate(places):
+            descriptor = os.open(locks / str(number), os.O_CREAT | os.O_RDWR)
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                os.close(descriptor)
+            else:
+                return place  # the descriptor stays open, and with it the lock
+        time.sleep(0.1)
     raise RuntimeError(f"there are more workers than the {len(places)} places")
 
 

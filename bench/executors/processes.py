@@ -1,4 +1,4 @@
-"""Cells side by side in processes of their own, each with its own threads and GPU (joblib's loky)."""
+"""Cells side by side in processes, each with its own threads and GPU (joblib's loky)."""
 
 from __future__ import annotations
 
@@ -26,21 +26,21 @@ if TYPE_CHECKING:
     from bench.cell import Job
     from results.record import CellRecord
 
-GROWTH = 4 * 2**30  # bytes that a worker may gain after its first cell before loky replaces it
+GROWTH = 8 * 2**30  # bytes that a worker may gain before loky replaces it
 
 
 class Workers:
     """Processes that make cells, batch after batch.
 
-    They start together with the first batch and stay until the last, for each needs seconds to import and to warm up a
-    GPU: where one cell comes first, a teacher, the others import meanwhile.
+    They start together with the first batch and stay for the next ones, for each needs seconds to import and to warm up
+    a GPU: where one cell comes first, a teacher, the others import meanwhile what their own will need.
 
     A worker that dies (out of memory, a crash in native code, a fault on the GPU) takes the pool with it. The cells
     that were under way are then made one at a time, each in a process of its own, and one whose process dies again is
     recorded as failed. The others have a new pool.
 
     Args:
-        most: No batch has more cells.
+        expected: As many cells as a batch is likely to have; a larger one has a new pool of more workers.
         workers: At most so many processes (None: one a place on a GPU, or a core).
         threads: Of the CPU, each.
         listener: Told what happens.
@@ -50,14 +50,17 @@ class Workers:
 
     def __init__(
         self,
-        most: int,
+        expected: int,
         workers: int | None,
         threads: int,
         listener: Listener,
         places: Sequence[str] = (),
         variables: Mapping[str, str] | None = None,
     ) -> None:
-        self.count = min(workers or len(places) or os.cpu_count() or 1, len(places) or most, most)
+        self.expected = expected
+        self.limit = workers or len(places) or os.cpu_count() or 1
+        if places:
+            self.limit = min(self.limit, len(places))
         self.places = tuple(places)
         own = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), str(threads))
         self.variables = {**own, **(variables or {})}
@@ -67,31 +70,55 @@ class Workers:
         self._relay, self._pools = ExitStack(), ExitStack()
         self._queue = self._relay.enter_context(relay(self.listener))
         self._shared: ProcessPoolExecutor | None = None
+        self._count = 0
         return self
 
     def __exit__(self, *error: type[BaseException] | BaseException | TracebackType | None) -> None:
-        self._pools.close()
-        self._relay.close()
+        with self._relay:
+            self._end_shared()
 
     def make(self, jobs: Sequence[Job]) -> Iterator[CellRecord]:
-        """Make the cells of one batch and yield each one's record as it is left."""
+        """Make the cells of one batch and yield each one's record as it is left; who stops early ends the others."""
         from joblib.externals.loky.process_executor import BrokenProcessPool
 
         left = list(jobs)
-        while left:
-            if self._shared is None:
-                self._shared = self._pools.enter_context(self._pool(self.count))
+        suspects: list[Job] = []
+        try:
+            while left:
+                try:
+                    shared = self._shared_for(len(left))
+                    for record in self._made_by(shared, left, idle=self._count - len(left)):
+                        left = [job for job in left if job.cell_id != record.id]
+                        yield record
+                except BrokenProcessPool:
+                    # cells are begun in order: those under way are the first of what is left
+                    suspects, left = left[: self._count], left[self._count :]
+                    self._end_shared()
+                while suspects:
+                    yield from self._made_alone(suspects.pop(0))
+        finally:
+            if left or suspects:
+                self._end_shared()
+
+    def _shared_for(self, jobs: int) -> ProcessPoolExecutor:
+        """Return the pool; a new one where a worker died since the last batch, or more are needed."""
+        from joblib.externals.loky.process_executor import BrokenProcessPool
+
+        count = min(self.limit, max(self.expected, jobs))
+        if self._shared is not None:
             try:
-                for record in self._made_by(self._shared, left):
-                    left = [job for job in left if job.cell_id != record.id]
-                    yield record
+                self._shared.submit(os.getpid).result()
             except BrokenProcessPool:
-                self._shared = None
-                self._pools.close()
-                # cells are begun in order: those under way are the first of what is left
-                suspects, left = left[: self.count], left[self.count :]
-                for job in suspects:
-                    yield from self._made_alone(job)
+                self._count = 0
+            if self._count < count:
+                self._end_shared()
+        if self._shared is None:
+            self._shared, self._count = self._pools.enter_context(self._pool(count)), count
+        return self._shared
+
+    def _end_shared(self) -> None:
+        self._shared = None
+        self._pools.close()
 
     def _made_alone(self, job: Job) -> Iterator[CellRecord]:
         from joblib.externals.loky.process_executor import BrokenProcessPool
@@ -103,11 +130,13 @@ class Workers:
             yield _died(job, error, self.listener)
 
     def _made_by(
-        self, pool: ProcessPoolExecutor, jobs: Sequence[Job], *, alone: bool = False
+        self, pool: ProcessPoolExecutor, jobs: Sequence[Job], *, alone: bool = False, idle: int = 0
     ) -> Iterator[CellRecord]:
         from concurrent.futures import as_completed
 
         futures = [pool.submit(_leave_if_lost, run_watched, job, self._queue.put, alone) for job in jobs]
+        for _ in range(idle):
+            pool.submit(_warm_up)
         for future in as_completed(futures):
             yield future.result()
 
@@ -139,7 +168,7 @@ def _leave_if_lost(
 
 
 def _begin(parent: int, places: Sequence[str], locks: Path) -> None:
-    """Tie this worker to the run, give it a place on a GPU, where there are any, and import what every cell needs."""
+    """Tie this worker to the run, and give it a place on a GPU, where there are any."""
     from joblib.externals.loky import process_executor
 
     _end_with(parent)
@@ -147,6 +176,9 @@ def _begin(parent: int, places: Sequence[str], locks: Path) -> None:
     if places:
         place = take(places, locks)
         occupy(place, places.count(place))
+
+
+def _warm_up() -> None:
     import_module("bench.cell")
 
 

@@ -89,7 +89,8 @@ def test_no_process_outlives_a_run_that_is_killed(tmp_path):
     workers = tmp_path / "workers"
     workers.mkdir()
     process = subprocess.Popen([sys.executable, script, workers])
-    while process.poll() is None and len(list(workers.iterdir())) < 2:
+    while len(list(workers.iterdir())) < 2:
+        assert process.poll() is None, "the run ended by itself"
         time.sleep(0.05)
     children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
     assert {file.name for file in workers.iterdir()} < set(children)
@@ -103,21 +104,33 @@ def test_no_process_outlives_a_run_that_is_killed(tmp_path):
 
 @pytest.mark.usefixtures("fake")
 def test_workers_stay_for_the_next_batch_unless_one_died(tmp_path):
-    with Workers(3, 2, 1, lambda event: None) as workers:
+    def processes_of(names: str, deaths: int = 0) -> set[int]:
+        records = list(workers.make([FakeJob(name, tmp_path, deaths) for name in names]))
+        assert {record.status for record in records} <= {"done"}
+        assert sorted(record.id for record in records) == sorted(names)
+        return {record.process for record in records}
 
-        def processes_of(*jobs: FakeJob) -> set[int]:
-            records = list(workers.make(jobs))
-            assert {record.status for record in records} <= {"done"}
-            assert sorted(record.id for record in records) == sorted(job.cell_id for job in jobs)
-            return {record.process for record in records}
-
-        assert not processes_of()
-        before = processes_of(FakeJob("a", tmp_path))
-        before |= processes_of(*(FakeJob(name, tmp_path) for name in "bcd"))
-        before |= processes_of(*(FakeJob(name, tmp_path) for name in "ef"))
-        assert len(before) <= 2
-        processes_of(FakeJob("killer", tmp_path, deaths=1))  # made in its second process
-        assert not before & processes_of(*(FakeJob(name, tmp_path) for name in "gh"))
+    with Workers(2, 2, 1, lambda event: None) as workers:
+        assert not processes_of("")
+        first = processes_of("a") | processes_of("bcd") | processes_of("ef")
+        assert len(first) <= 2
+        os.kill(min(first), signal.SIGKILL)  # while idle: no cell is to blame, none is made alone
+        while any(Path(f"/proc/{process}").exists() for process in first):
+            time.sleep(0.05)  # until the pool is seen to be broken; a test has at most five minutes
+        second = processes_of("ghijkl")
+        assert len(second) <= 2
+        assert not first & second
+        stopped = workers.make([FakeJob(name, tmp_path) for name in "mnop"])
+        next(stopped)
+        stopped.close()
+        third = processes_of("q")
+        assert not second & third
+        processes_of("r", deaths=1)  # made in its second process
+        assert not third & processes_of("st")
+    assert {file.name for file in tmp_path.glob("[a-lq-t].*")} == {
+        *(f"{name}.0" for name in "abcdefghijklqrst"),
+        "r.1",
+    }
 
 
 def grow(job: FakeJob, listener) -> FakeRecord:
