@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import os
 import time
 from typing import TYPE_CHECKING
 
 from bench.executors.gpus import places
+from bench.executors.processes import most_workers
 from bench.plans import TEACHER
 from bench.training import total_steps
 
@@ -17,9 +17,7 @@ if TYPE_CHECKING:
 
 FORWARD_AND_BACKWARD = 3  # a backward pass does the arithmetic of two forward passes
 STUDENT = 0.5 * FORWARD_AND_BACKWARD + 1  # half of the teacher's layers, and the teacher's own forward pass
-OVERHEAD_SECONDS = (
-    8.0  # of a cell or a process of the clock: loading, evaluating, importing where the process is new
-)
+OVERHEAD_SECONDS = 8.0  # of a cell, or of a process of the clock: importing, loading, evaluating
 
 
 def estimate_seconds(survey: Survey, cells: Sequence[Cell]) -> float:
@@ -38,7 +36,7 @@ def estimate_seconds(survey: Survey, cells: Sequence[Cell]) -> float:
     workers = 1
     if survey.matrix.executor.name == "processes":
         plan = survey.matrix.executor
-        workers = min(plan.workers or len(places(plan)) or os.cpu_count() or 1, len(seconds) or 1)
+        workers = min(most_workers(plan.workers, places(plan)), len(seconds) or 1)
     clock = sum(plan.repeats for plan in survey.matrix.latency) * OVERHEAD_SECONDS
     return sum(seconds) / workers + clock
 

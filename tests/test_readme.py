@@ -28,6 +28,21 @@ def test_its_table_is_drawn_from_committed_records():
     assert "<!-- moebench table results/campaigns/" in README
 
 
+def test_the_speed_ups_in_its_words_are_those_of_the_tables():
+    """Those of docs/findings.md, which test_docs.py holds to the records."""
+    tables = (ROOT / "docs/findings.md").read_text(encoding="utf-8").split("<!-- moebench table ")
+
+    def speed_up(conditions: str, method: str) -> str:
+        (table,) = [text for text in tables if f'--search "{conditions}"' in text.splitlines()[0]]
+        (row,) = re.findall(rf"^\| {re.escape(method)} .*$", table, re.MULTILINE)
+        return re.findall(r"[\d.]+×", row)[0]
+
+    methods = r"moebert\[routing=hash-random\]", "finetune"
+    said = README[README.index("With 128 rows of 128 tokens") : README.index("([all of it]")]
+    conditions = "cuda-graph, bf16, 1 thread, 128x128", "eager, fp32, 1 thread, 1x128"
+    assert re.findall(r"[\d.]+×", said) == [speed_up(one, method) for one in conditions for method in methods]
+
+
 def test_links_lead_somewhere():
     targets = re.findall(r"\]\(([^)#:]+)\)", README)
     assert len(targets) > 5

@@ -41,7 +41,7 @@ class Workers:
 
     Args:
         expected: As many cells as a batch is likely to have; a larger one has a new pool of more workers.
-        workers: At most so many processes (None: one a place on a GPU, or a core).
+        workers: At most so many processes, as ``most_workers`` takes it.
         threads: Of the CPU, each.
         listener: Told what happens.
         places: As ``bench.executors.gpus.places`` names them; none where there is no GPU.
@@ -58,9 +58,7 @@ class Workers:
         variables: Mapping[str, str] | None = None,
     ) -> None:
         self.expected = expected
-        self.limit = workers or len(places) or os.cpu_count() or 1
-        if places:
-            self.limit = min(self.limit, len(places))
+        self.limit = most_workers(workers, places)
         self.places = tuple(places)
         own = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), str(threads))
         self.variables = {**own, **(variables or {})}
@@ -155,6 +153,11 @@ class Workers:
                 yield pool
             finally:
                 pool.shutdown(wait=True, kill_workers=True)
+
+
+def most_workers(workers: int | None, places: Sequence[str]) -> int:
+    """Return how many processes there can be: as many as asked for (None: one a core), but one a place on a GPU."""
+    return min(workers or len(places), len(places)) if places else workers or os.cpu_count() or 1
 
 
 def _leave_if_lost(

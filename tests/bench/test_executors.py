@@ -144,7 +144,6 @@ hoard: list[bytes] = []
 
 
 def test_a_worker_that_has_grown_is_kept(tmp_path, monkeypatch):
-    pytest.importorskip("psutil", reason="without psutil loky does not look")
     monkeypatch.setattr(processes, "run_watched", grow)
     with Workers(3, 1, 1, lambda event: None) as workers:
         records = list(workers.make([FakeJob(name, tmp_path) for name in "abc"]))

@@ -106,6 +106,15 @@ def test_never_more_workers_than_places(monkeypatch, tmp_path):
     assert [cell.place for cell in found] == ["4"] * 3
 
 
+def test_a_batch_larger_than_expected_has_workers_enough(monkeypatch, tmp_path):
+    """Each of its cells waits for the other."""
+    monkeypatch.setattr(processes, "run_watched", make)
+    with Workers(1, 2, 1, lambda event: None) as pool:
+        assert [cell.id for cell in pool.make([Cell("a", tmp_path, together=1)])] == ["a"]
+        found = pool.make([Cell("b", tmp_path, together=3), Cell("c", tmp_path, together=3)])
+        assert {cell.id for cell in found} == {"b", "c"}
+
+
 @pytest.mark.gpu
 @pytest.mark.parametrize(("share", "fits"), [(0.1, True), (0.14, False)])
 def test_a_cell_has_its_part_of_the_memory_whatever_is_free(monkeypatch, tmp_path, share, fits):
