@@ -261,8 +261,10 @@ def _literals(method: Method | None, job: Job) -> dict[str, str]:
     return {"paper": method.paper, "source_sha256": methods.source_sha256(job.identity.method)}
 
 
-def _settings(job: Job, device: torch.device) -> Settings:
+def training_settings(job: Job) -> Settings:
+    """Return what the loop needs to know of a cell."""
     identity = job.identity
+    device = torch.device(job.device)
     return Settings(identity.budget, job.task.name, identity.seed, identity.precision, device)
 
 
@@ -282,7 +284,7 @@ def _train_teacher(
         return model.eval(), None
     stages = [Stage(name="labels", share=1.0, objective=LabelLoss(model))]
     keeper = Checkpointer(folder.checkpoint_folder(job.cell_id))
-    training = train(model, None, stages, rows, _settings(job, device), checkpointer=keeper, report=report)
+    training = train(model, None, stages, rows, training_settings(job), checkpointer=keeper, report=report)
     return model.eval(), training
 
 
@@ -308,7 +310,7 @@ def _train_student(
     training = None
     if stages:
         keeper = Checkpointer(folder.checkpoint_folder(job.cell_id))
-        settings = _settings(job, device)
+        settings = training_settings(job)
         training = train(
             student, teacher, stages, calibration.rows, settings, checkpointer=keeper, report=report
         )

@@ -39,7 +39,8 @@ TO_REACH = {"whole_seconds": 240, "students_faster": 1.8}
 def main() -> None:
     """Run the matrix into fresh folders, the cells packed and one after another."""
     options = parse()
-    run(options, WAYS[ALONE], max_steps=WARM_UP)  # kernels are compiled, files read, tokens cached
+    if options.warm_up:
+        run(options, WAYS[ALONE], max_steps=WARM_UP)  # kernels are compiled, files read, tokens cached
     runs = {}
     for name in dict.fromkeys([ALONE, *options.ways]):
         runs[name] = run(options, WAYS[name])
@@ -72,6 +73,9 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--data", help="folder of Parquet files, for tasks that are read from one")
     parser.add_argument("--epochs", type=float, default=3)
     parser.add_argument("--methods", nargs="+", choices=METHODS, default=METHODS)
+    parser.add_argument(
+        "--no-warm-up", dest="warm_up", action="store_false", help="of caches: where this was run just before"
+    )
     parser.add_argument("--ways", nargs="+", choices=WAYS, default=[*WAYS], help="beside one at a time")
     return parser.parse_args()
 

@@ -8,7 +8,6 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from importlib import import_module
 from multiprocessing.managers import SyncManager
 from pathlib import Path
 from queue import Queue
@@ -33,7 +32,7 @@ class Workers:
     """Processes that make cells, batch after batch.
 
     They start together with the first batch and stay for the next ones, for each needs seconds to import and to warm up
-    a GPU: where one cell comes first, a teacher, the others import meanwhile what their own will need.
+    a GPU: where one cell comes first, a teacher, the others rehearse it meanwhile.
 
     A worker that dies (out of memory, a crash in native code, a fault on the GPU) takes the pool with it. The cells
     that were under way are then made one at a time, each in a process of its own, and one whose process dies again is
@@ -84,8 +83,8 @@ class Workers:
         try:
             while left:
                 try:
-                    shared = self._shared_for(len(left))
-                    for record in self._made_by(shared, left, idle=self._count - len(left)):
+                    shared, new = self._shared_for(len(left))
+                    for record in self._made_by(shared, left, rehearsals=max(0, new - len(left))):
                         left = [job for job in left if job.cell_id != record.id]
                         yield record
                 except BrokenProcessPool:
@@ -98,8 +97,8 @@ class Workers:
             if left or suspects:
                 self._end_shared()
 
-    def _shared_for(self, jobs: int) -> ProcessPoolExecutor:
-        """Return the pool; a new one where a worker died since the last batch, or more are needed."""
+    def _shared_for(self, jobs: int) -> tuple[ProcessPoolExecutor, int]:
+        """Return the pool and how many of its workers are new: all where one died, or where more are needed."""
         from joblib.externals.loky.process_executor import BrokenProcessPool
 
         count = min(self.limit, max(self.expected, jobs))
@@ -110,9 +109,10 @@ class Workers:
                 self._count = 0
             if self._count < count:
                 self._end_shared()
-        if self._shared is None:
-            self._shared, self._count = self._pools.enter_context(self._pool(count)), count
-        return self._shared
+        if self._shared is not None:
+            return self._shared, 0
+        self._shared, self._count = self._pools.enter_context(self._pool(count)), count
+        return self._shared, count
 
     def _end_shared(self) -> None:
         self._shared = None
@@ -128,13 +128,13 @@ class Workers:
             yield _died(job, error, self.listener)
 
     def _made_by(
-        self, pool: ProcessPoolExecutor, jobs: Sequence[Job], *, alone: bool = False, idle: int = 0
+        self, pool: ProcessPoolExecutor, jobs: Sequence[Job], *, alone: bool = False, rehearsals: int = 0
     ) -> Iterator[CellRecord]:
         from concurrent.futures import as_completed
 
         futures = [pool.submit(_leave_if_lost, run_watched, job, self._queue.put, alone) for job in jobs]
-        for _ in range(idle):
-            pool.submit(_warm_up)
+        for _ in range(rehearsals):
+            pool.submit(_rehearse, jobs[0])  # one that fails says nothing: the cell itself will say why
         for future in as_completed(futures):
             yield future.result()
 
@@ -181,8 +181,10 @@ def _begin(parent: int, places: Sequence[str], locks: Path) -> None:
         occupy(place, places.count(place))
 
 
-def _warm_up() -> None:
-    import_module("bench.cell")
+def _rehearse(job: Job) -> None:
+    from bench.rehearsal import rehearse
+
+    rehearse(job)
 
 
 def _end_with(parent: int) -> None:

@@ -133,6 +133,28 @@ def test_workers_stay_for_the_next_batch_unless_one_died(tmp_path):
     }
 
 
+def rehearse(job: FakeJob) -> None:
+    (job.folder / f"rehearsal.{os.getpid()}").touch()
+
+
+def wait_for_rehearsal(job: FakeJob, listener) -> FakeRecord:
+    deadline = time.monotonic() + 60
+    while not list(job.folder.glob("rehearsal.*")):
+        assert time.monotonic() < deadline, "nobody rehearses"
+        time.sleep(0.05)
+    return FakeRecord(job.cell_id)
+
+
+def test_workers_that_the_first_batch_leaves_idle_rehearse_its_first_cell(tmp_path, monkeypatch):
+    monkeypatch.setattr(processes, "run_watched", wait_for_rehearsal)
+    monkeypatch.setattr(processes, "_rehearse", rehearse)
+    with Workers(2, 2, 1, lambda event: None) as workers:
+        (record,) = workers.make([FakeJob("a", tmp_path)])
+        list(workers.make([FakeJob("b", tmp_path)]))
+    (rehearsal,) = tmp_path.glob("rehearsal.*")
+    assert rehearsal.suffix != f".{record.process}"
+
+
 def grow(job: FakeJob, listener) -> FakeRecord:
     """Keep more memory than loky takes for a leak."""
     hoard.append(b"1" * 4 * 10**8)
