@@ -16,11 +16,14 @@ from bench.executors.gpus import VISIBLE
 CONTROL = "nvidia-cuda-mps-control"
 PIPES = "CUDA_MPS_PIPE_DIRECTORY"
 SECONDS = 30  # for the daemon to start or to end
+GUARD = f'read line; echo quit | {CONTROL}; rm -rf "${PIPES}"'  # reading ends when the run does, however that ends
 
 
 @contextmanager
 def multi_process_service() -> Iterator[dict[str, str]]:
     """Start a service of this run's own; one that the user has started is used instead, and left running.
+
+    It ends with the block, or with the process where that is killed outright.
 
     Yields:
         Environment variables that let a process take part.
@@ -37,18 +40,39 @@ def multi_process_service() -> Iterator[dict[str, str]]:
         variables = {PIPES: folder, "CUDA_MPS_LOG_DIRECTORY": folder}
         _control(["-d"], variables, "")
         try:
-            yield variables
+            with _guarded(variables):
+                yield variables
         finally:
             _control([], variables, "quit\n")
 
 
-def _control(arguments: list[str], variables: dict[str, str], command: str) -> None:
+@contextmanager
+def _guarded(variables: dict[str, str]) -> Iterator[None]:
+    """Leave the end of the service to a process that outlives this one, for as long as the block lasts."""
+    with subprocess.Popen(
+        ["sh", "-c", GUARD],
+        env=_environment(variables),
+        stdin=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,  # a Ctrl-C is this process's affair
+    ) as guard:
+        try:
+            yield
+        finally:
+            guard.kill()
+
+
+def _environment(variables: dict[str, str]) -> dict[str, str]:
     # a service that sees some GPUs only counts them anew, and its clients would have to as well
-    everything = {name: value for name, value in os.environ.items() if name != VISIBLE}
+    return {name: value for name, value in os.environ.items() if name != VISIBLE} | variables
+
+
+def _control(arguments: list[str], variables: dict[str, str], command: str) -> None:
     try:
         subprocess.run(
             [CONTROL, *arguments],
-            env={**everything, **variables},
+            env=_environment(variables),
             input=command,
             timeout=SECONDS,
             check=True,

@@ -2,7 +2,11 @@ from __future__ import annotations
 
 import os
 import stat
+import subprocess
+import sys
+import time
 from dataclasses import dataclass
+from pathlib import Path
 
 import pytest
 
@@ -37,7 +41,7 @@ def install(tmp_path, monkeypatch, script):
 def test_the_service_lives_as_long_as_the_block(said):
     with multi_process_service() as variables:
         assert said.read_text().split() == ["-d", variables[PIPES]]
-    assert said.read_text().splitlines()[1].split() == ["quit", variables[PIPES]]
+    assert [line.split() for line in said.read_text().splitlines()[1:]] == [["quit", variables[PIPES]]]
     assert PIPES not in os.environ, "what is timed afterwards has the GPU for itself"
 
 
@@ -51,6 +55,29 @@ def test_it_ends_when_the_run_fails(said):
     with pytest.raises(KeyboardInterrupt), multi_process_service():
         raise KeyboardInterrupt
     assert "quit" in said.read_text()
+
+
+ENDLESS = """
+import time
+from bench.executors.mps import PIPES, multi_process_service
+
+with multi_process_service() as variables:
+    print(variables[PIPES], flush=True)
+    time.sleep(120)
+"""
+
+
+def test_it_ends_when_the_run_is_killed(said):
+    run = subprocess.Popen([sys.executable, "-c", ENDLESS], stdout=subprocess.PIPE, text=True)
+    folder = Path(run.stdout.readline().strip())
+    assert folder.is_dir()
+    run.kill()
+    run.wait()
+    deadline = time.monotonic() + 20
+    while folder.exists():
+        assert time.monotonic() < deadline, said.read_text()
+        time.sleep(0.05)
+    assert [line.split() for line in said.read_text().splitlines()[1:]] == [["quit", str(folder)]]
 
 
 def test_a_service_of_the_users_is_left_alone(said, monkeypatch):
