@@ -21,12 +21,14 @@ from __future__ import annotations
 import argparse
 import json
 import statistics
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
 import transformers
 from torch import Tensor, nn
+from torch.autograd import DeviceType
+from torch.autograd.profiler_util import FunctionEvent
 from torch.profiler import ProfilerActivity, profile
 from transformers import BertConfig, BertModel
 from transformers.models.bert.modeling_bert import BertIntermediate, BertOutput
@@ -232,7 +234,7 @@ def taking_turns(steps: dict[str, Step], rounds: int) -> dict[str, float]:
 
 
 def kernels(steps: dict[str, Step]) -> dict[str, dict[str, float]]:
-    """Return, and print, microseconds by kernel."""
+    """Return, and print, microseconds by kernel, and those of a step in which none runs."""
     found = {}
     for name, step in steps.items():
         step()
@@ -242,9 +244,21 @@ def kernels(steps: dict[str, Step]) -> dict[str, dict[str, float]]:
             torch.cuda.synchronize()
         events = sorted(profiler.key_averages(), key=lambda event: -event.device_time_total)
         found[name] = {event.key[:80]: event.device_time_total / 5 for event in events[:12]}
+        found[name]["(between kernels)"] = idle(profiler.events()) / 5
         for kernel, microseconds in found[name].items():
             print(f"    {name:6} {microseconds:9.1f} us  {kernel}")
     return found
+
+
+def idle(events: Iterable[FunctionEvent]) -> float:
+    """Return the microseconds from the first kernel's beginning to the last one's end in which none runs."""
+    kernels = [event.time_range for event in events if event.device_type == DeviceType.CUDA]
+    spans = sorted((kernel.start, kernel.end) for kernel in kernels)
+    waited, latest = 0.0, spans[0][0]
+    for start, end in spans:
+        waited += max(0.0, start - latest)
+        latest = max(latest, end)
+    return waited
 
 
 def show(label: str, milliseconds: dict[str, float], teraflops: dict[str, float]) -> None:

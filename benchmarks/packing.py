@@ -1,11 +1,13 @@
 """What sharing a GPU gains: the same matrix with one cell at a time, several in turns, several side by side (MPS).
 
-The teacher is fine-tuned and the methods make a student each from it, trained and evaluated, nothing timed. Printed are
-the seconds of the whole command, of the teacher alone, and from the first student's beginning to the last one's end.
+For each seed the teacher is fine-tuned and the methods make a student each from it, trained and evaluated, nothing
+timed. Printed are the seconds of the whole command, of all teachers, and from the first student's beginning to the
+last one's end.
 
     python benchmarks/packing.py                                 # embedded teacher and corpus
     python benchmarks/packing.py --task sst2 --data FOLDER       # rows of a folder of Parquet files
     python benchmarks/packing.py --methods distilbert tinybert finetune moebert  # four: none waits for a place
+    python benchmarks/packing.py --seeds 3                       # and the more wait, the longer all places are taken
 
 The last line of standard output is one JSON document.
 """
@@ -55,6 +57,7 @@ def main() -> None:
                 "task": options.task,
                 "epochs": options.epochs,
                 "methods": options.methods,
+                "seeds": options.seeds,
                 "seconds": runs,
                 "students_faster": faster,
                 "to_reach": TO_REACH,
@@ -73,6 +76,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--data", help="folder of Parquet files, for tasks that are read from one")
     parser.add_argument("--epochs", type=float, default=3)
     parser.add_argument("--methods", nargs="+", choices=METHODS, default=METHODS)
+    parser.add_argument("--seeds", type=int, default=1, help="how many")
     parser.add_argument(
         "--no-warm-up", dest="warm_up", action="store_false", help="of caches: where this was run just before"
     )
@@ -89,7 +93,7 @@ def run(options: argparse.Namespace, words: list[str], max_steps: int | None = N
         started = time.perf_counter()
         subprocess.run([*command, *words], check=True)
         whole = time.perf_counter() - started
-        return {"whole": round(whole, 1), **phases(out, len(options.methods))}
+        return {"whole": round(whole, 1), **phases(out, options.seeds * (1 + len(options.methods)))}
 
 
 def matrix_of(options: argparse.Namespace, max_steps: int | None) -> dict[str, Any]:
@@ -99,6 +103,7 @@ def matrix_of(options: argparse.Namespace, max_steps: int | None) -> dict[str, A
         "teacher": options.teacher,
         "tasks": [options.task],
         "methods": options.methods,
+        "seeds": list(range(options.seeds)),
         "budget": {"epochs": options.epochs, "max_steps": max_steps, "batch_size": 32, "learning_rate": 5e-5},
         "calibration_rows": 2048,
         "executor": {"name": "processes"},
@@ -106,35 +111,32 @@ def matrix_of(options: argparse.Namespace, max_steps: int | None) -> dict[str, A
     }
 
 
-def phases(run_folder: Path, students: int) -> dict[str, Any]:
-    """Read from the records how long the teacher took, the students together, and each cell's steps."""
+def phases(run_folder: Path, expected: int) -> dict[str, Any]:
+    """Read from the records how long the teachers took together, the students together, and each cell's steps."""
     records = [json.loads(file.read_bytes()) for file in sorted((run_folder / "records").glob("*.json"))]
-    cells = {record["label"]: record for record in records if record["kind"] == "cell"}
-    failed = [label for label, record in cells.items() if record["status"] != "done"]
-    if failed or len(cells) != students + 1:
+    cells = [record for record in records if record["kind"] == "cell"]
+    failed = [record["label"] for record in cells if record["status"] != "done"]
+    if failed or len(cells) != expected:
         raise SystemExit(f"cells that are not done: {failed or 'some were never begun'}")
-    teacher = next(record for record in cells.values() if record["teacher_id"] is None)
-    made = [record for record in cells.values() if record is not teacher]
-    first = min(moment(record["started"]) for record in made)
-    last = max(moment(record["finished"]) for record in made)
     return {
-        "teacher": (moment(teacher["finished"]) - moment(teacher["started"])).total_seconds(),
-        "students": (last - first).total_seconds(),
+        "teachers": between([record for record in cells if record["teacher_id"] is None]),
+        "students": between([record for record in cells if record["teacher_id"] is not None]),
         "cells": {
-            label: {
-                "seconds": (moment(record["finished"]) - moment(record["started"])).total_seconds(),
+            f"{record['label']}, seed {record['identity']['seed']}": {
+                "seconds": between([record]),
                 "training": round(record["training"]["seconds"], 1),
                 "execution": record["training"]["execution"],
             }
-            for label, record in cells.items()
+            for record in cells
             if record["training"]
         },
     }
 
 
-def moment(text: str) -> datetime:
-    """Read a record's time."""
-    return datetime.fromisoformat(text)
+def between(records: list[dict[str, Any]]) -> float:
+    """Return the seconds from the first beginning to the last end."""
+    begun = min(datetime.fromisoformat(record["started"]) for record in records)
+    return (max(datetime.fromisoformat(record["finished"]) for record in records) - begun).total_seconds()
 
 
 if __name__ == "__main__":
