@@ -25,11 +25,12 @@ class FakeRecord:
 
 @dataclass(frozen=True)
 class FakeJob:
-    """A cell that counts how often it is made, and may take its process down."""
+    """A cell that counts how often it is made, may wait for another's making, and may take its process down."""
 
     cell_id: str
     folder: Path
     deaths: int = 0
+    after: str = ""
 
     @property
     def name(self) -> str:
@@ -42,6 +43,10 @@ def make(job: FakeJob, listener) -> FakeRecord:
     (job.folder / f"{job.cell_id}.{tries}").write_text(os.environ["OMP_NUM_THREADS"])
     if tries < job.deaths:
         os.kill(os.getpid(), signal.SIGKILL)
+    deadline = time.monotonic() + 120
+    while job.after and not (job.folder / job.after).exists():
+        assert time.monotonic() < deadline, f"there is no {job.after}"
+        time.sleep(0.05)
     listener(Event("finished", job.name, status="done"))
     return FakeRecord(job.cell_id)
 
@@ -174,7 +179,8 @@ def test_a_worker_that_has_grown_is_kept(tmp_path, monkeypatch):
 
 @pytest.mark.usefixtures("fake")
 def test_a_worker_that_dies_costs_the_other_cells_nothing(tmp_path):
-    jobs = [FakeJob("killer", tmp_path, deaths=9), *(FakeJob(name, tmp_path) for name in "abcdef")]
+    beside = FakeJob("a", tmp_path, after="killer.1")  # under way until the killer's death takes it along
+    jobs = [FakeJob("killer", tmp_path, deaths=9), beside, *(FakeJob(name, tmp_path) for name in "bcdef")]
     with Workers(7, 2, 1, lambda event: None) as workers:
         records = {record.id: record for record in workers.make(jobs)}
     assert {name: record.status for name, record in records.items()} == {
@@ -182,6 +188,6 @@ def test_a_worker_that_dies_costs_the_other_cells_nothing(tmp_path):
         **dict.fromkeys("abcdef", "done"),
     }
     assert "its process died" in records["killer"].reason
-    assert len({records[name].process for name in "cdef"}) <= 2, (
+    assert len({records[name].process for name in "bcdef"}) <= 2, (
         "they are made side by side, not one at a time"
     )
