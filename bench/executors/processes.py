@@ -7,7 +7,7 @@ import os
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from multiprocessing.managers import SyncManager
 from pathlib import Path
 from queue import Queue
@@ -134,7 +134,7 @@ class Workers:
 
         futures = [pool.submit(_leave_if_lost, run_watched, job, self._queue.put, alone) for job in jobs]
         for _ in range(rehearsals):
-            pool.submit(_rehearse, jobs[0])  # one that fails says nothing: the cell itself will say why
+            pool.submit(_rehearse, jobs[0])
         for future in as_completed(futures):
             yield future.result()
 
@@ -184,7 +184,9 @@ def _begin(parent: int, places: Sequence[str], locks: Path) -> None:
 def _rehearse(job: Job) -> None:
     from bench.rehearsal import rehearse
 
-    rehearse(job)
+    # the cell itself will say why; raised to loky, the error would keep the model alive by its traceback
+    with suppress(Exception):
+        rehearse(job)
 
 
 def _end_with(parent: int) -> None:
