@@ -20,6 +20,8 @@ from bench.executors.gpus import occupy, take, usable
 from bench.executors.serial import run_watched
 
 if TYPE_CHECKING:
+    from concurrent.futures import Future
+
     from joblib.externals.loky import ProcessPoolExecutor
 
     from bench.cell import Job
@@ -36,7 +38,7 @@ class Workers:
 
     A worker that dies (out of memory, a crash in native code, a fault on the GPU) takes the pool with it. The cells
     that were under way are then made one at a time, each in a process of its own, and one whose process dies again is
-    recorded as failed. The others have a new pool.
+    recorded as failed. The others have a new pool. Where a rehearsal may have died, no cell is under suspicion yet.
 
     Args:
         expected: As many cells as a batch is likely to have; a larger one has a new pool of more workers.
@@ -67,6 +69,7 @@ class Workers:
         self._relay, self._pools = ExitStack(), ExitStack()
         self._queue = self._relay.enter_context(relay(self.listener))
         self._shared: ProcessPoolExecutor | None = None
+        self._rehearsals: list[Future[None]] | None = None  # there are some once only, with the first batch
         self._count = 0
         return self
 
@@ -83,13 +86,13 @@ class Workers:
         try:
             while left:
                 try:
-                    shared, new = self._shared_for(len(left))
-                    for record in self._made_by(shared, left, rehearsals=max(0, new - len(left))):
+                    for record in self._made_by(self._shared_for(len(left)), left):
                         left = [job for job in left if job.cell_id != record.id]
                         yield record
                 except BrokenProcessPool:
                     # cells are begun in order: those under way are the first of what is left
-                    suspects, left = left[: self._count], left[self._count :]
+                    under_way = 0 if self._rehearsing() else self._count
+                    suspects, left = left[:under_way], left[under_way:]
                     self._end_shared()
                 while suspects:
                     yield from self._made_alone(suspects.pop(0))
@@ -97,8 +100,8 @@ class Workers:
             if left or suspects:
                 self._end_shared()
 
-    def _shared_for(self, jobs: int) -> tuple[ProcessPoolExecutor, int]:
-        """Return the pool and how many of its workers are new: all where one died, or where more are needed."""
+    def _shared_for(self, jobs: int) -> ProcessPoolExecutor:
+        """Return the pool; a new one where a worker died since the last batch, or more are needed."""
         from joblib.externals.loky.process_executor import BrokenProcessPool
 
         count = min(self.limit, max(self.expected, jobs))
@@ -109,13 +112,16 @@ class Workers:
                 self._count = 0
             if self._count < count:
                 self._end_shared()
-        if self._shared is not None:
-            return self._shared, 0
-        self._shared, self._count = self._pools.enter_context(self._pool(count)), count
-        return self._shared, count
+        if self._shared is None:
+            self._shared, self._count = self._pools.enter_context(self._pool(count)), count
+        return self._shared
+
+    def _rehearsing(self) -> bool:
+        """Say whether a rehearsal has not ended, or by the death of its pool."""
+        return any(not future.done() or future.exception() for future in self._rehearsals or ())
 
     def _end_shared(self) -> None:
-        self._shared = None
+        self._shared, self._rehearsals = None, []
         self._pools.close()
 
     def _made_alone(self, job: Job) -> Iterator[CellRecord]:
@@ -128,13 +134,13 @@ class Workers:
             yield _died(job, error, self.listener)
 
     def _made_by(
-        self, pool: ProcessPoolExecutor, jobs: Sequence[Job], *, alone: bool = False, rehearsals: int = 0
+        self, pool: ProcessPoolExecutor, jobs: Sequence[Job], *, alone: bool = False
     ) -> Iterator[CellRecord]:
         from concurrent.futures import as_completed
 
         futures = [pool.submit(_leave_if_lost, run_watched, job, self._queue.put, alone) for job in jobs]
-        for _ in range(rehearsals):
-            pool.submit(_rehearse, jobs[0])
+        if self._rehearsals is None:
+            self._rehearsals = [pool.submit(_rehearse, jobs[0]) for _ in range(self._count - len(jobs))]
         for future in as_completed(futures):
             yield future.result()
 
@@ -182,11 +188,14 @@ def _begin(parent: int, places: Sequence[str], locks: Path) -> None:
 
 
 def _rehearse(job: Job) -> None:
+    """Rehearse a cell; a process that loses its GPU over it ends, and the pool with it."""
     from bench.rehearsal import rehearse
 
     # the cell itself will say why; raised to loky, the error would keep the model alive by its traceback
     with suppress(Exception):
         rehearse(job)
+    if not usable():
+        os._exit(1)
 
 
 def _end_with(parent: int) -> None:

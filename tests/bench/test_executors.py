@@ -139,25 +139,55 @@ def test_workers_stay_for_the_next_batch_unless_one_died(tmp_path):
 
 
 def rehearse(job: FakeJob) -> None:
-    (job.folder / f"rehearsal.{os.getpid()}").touch()
+    (job.folder / f"rehearsal.{os.getpid()}.{time.monotonic_ns()}").touch()
 
 
-def wait_for_rehearsal(job: FakeJob, listener) -> FakeRecord:
+def make_during_rehearsals(job: FakeJob, listener) -> FakeRecord:
+    """Give each rehearsal that is asked for with this cell the time to begin."""
     deadline = time.monotonic() + 60
     while not list(job.folder.glob("rehearsal.*")):
         assert time.monotonic() < deadline, "nobody rehearses"
         time.sleep(0.05)
+    time.sleep(2)
     return FakeRecord(job.cell_id)
 
 
 def test_workers_that_the_first_batch_leaves_idle_rehearse_its_first_cell(tmp_path, monkeypatch):
-    monkeypatch.setattr(processes, "run_watched", wait_for_rehearsal)
+    monkeypatch.setattr(processes, "run_watched", make_during_rehearsals)
     monkeypatch.setattr(processes, "_rehearse", rehearse)
     with Workers(2, 2, 1, lambda event: None) as workers:
         (record,) = workers.make([FakeJob("a", tmp_path)])
         list(workers.make([FakeJob("b", tmp_path)]))
     (rehearsal,) = tmp_path.glob("rehearsal.*")
-    assert rehearsal.suffix != f".{record.process}"
+    assert str(record.process) not in rehearsal.name.split(".")
+
+
+def die(job: FakeJob) -> None:
+    rehearse(job)
+    time.sleep(1)
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def make_or_wait_for_death(job: FakeJob, listener) -> FakeRecord:
+    """Be under way when the rehearsal dies, and be made in no time after that."""
+    tries = len(list(job.folder.glob(f"{job.cell_id}.*")))
+    (job.folder / f"{job.cell_id}.{tries}").touch()
+    if tries == 0:
+        time.sleep(60)
+    return FakeRecord(job.cell_id)
+
+
+def test_a_rehearsal_that_dies_puts_no_cell_under_suspicion(tmp_path, monkeypatch):
+    monkeypatch.setattr(processes, "run_watched", make_or_wait_for_death)
+    monkeypatch.setattr(processes, "_rehearse", die)
+    with Workers(3, 3, 1, lambda event: None) as workers:
+        records = list(workers.make([FakeJob("a", tmp_path), FakeJob("b", tmp_path)]))
+        assert {record.id: record.status for record in records} == {"a": "done", "b": "done"}
+        assert all(Path(f"/proc/{record.process}").exists() for record in records), (
+            "a cell that is made alone has a process that ends with it"
+        )
+    assert len(list(tmp_path.glob("rehearsal.*"))) == 1
+    assert {file.name for file in tmp_path.glob("[ab].*")} == {"a.0", "a.1", "b.0", "b.1"}
 
 
 def grow(job: FakeJob, listener) -> FakeRecord:
