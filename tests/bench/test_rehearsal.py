@@ -7,15 +7,16 @@ import logging
 import os
 import sys
 import time
+import warnings
 from pathlib import Path
 
 import pytest
 import yaml
 
+from bench import rehearsal
 from bench.executors import processes
 from bench.executors.serial import run_watched
 from bench.matrix import load_matrix
-from bench.rehearsal import rehearse
 from bench.run import run
 from bench.survey import Survey
 from results.store import RunFolder
@@ -59,12 +60,21 @@ def test_a_process_that_waited_for_its_first_cell_has_all_that_others_have(
         assert set(note["imported"]) <= {"methods"}, "their own method's modules are left for them to import"
 
 
-def test_a_rehearsal_writes_and_logs_nothing(tiny_matrix, tmp_path, caplog):
+def test_a_rehearsal_writes_and_logs_nothing(tiny_matrix, tmp_path, caplog, recwarn, monkeypatch):
     survey = Survey(load_matrix(str(tiny_matrix)), RunFolder(tmp_path / "run"), ())
     (teacher,) = survey.teachers()
     before = {file: file.stat().st_mtime_ns for file in tmp_path.rglob("*")}
-    rehearse(teacher.job)
+    original = rehearsal.train
+
+    def warn_and_train(*arguments):
+        logging.getLogger("within").warning("nobody should read this")
+        warnings.warn("nor this", stacklevel=1)
+        return original(*arguments)
+
+    monkeypatch.setattr(rehearsal, "train", warn_and_train)
+    rehearsal.rehearse(teacher.job)
     assert {file: file.stat().st_mtime_ns for file in tmp_path.rglob("*")} == before
     assert not caplog.messages
+    assert not recwarn.list
     logging.getLogger("after").warning("loggers speak again")
     assert caplog.messages == ["loggers speak again"]
