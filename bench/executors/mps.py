@@ -38,12 +38,12 @@ def multi_process_service() -> Iterator[dict[str, str]]:
         raise UserError(f"mps: there is no {CONTROL} on the path; it comes with the GPU's driver")
     with TemporaryDirectory(prefix="moebench-mps-") as folder:
         variables = {PIPES: folder, "CUDA_MPS_LOG_DIRECTORY": folder}
-        _control(["-d"], variables, "")
-        try:
-            with _guarded(variables):
+        with _guarded(variables):
+            _control(["-d"], variables, "")
+            try:
                 yield variables
-        finally:
-            _control([], variables, "quit\n")
+            finally:
+                _control([], variables, "quit\n")
 
 
 @contextmanager
