@@ -234,7 +234,7 @@ def taking_turns(steps: dict[str, Step], rounds: int) -> dict[str, float]:
 
 
 def kernels(steps: dict[str, Step]) -> dict[str, dict[str, float]]:
-    """Return, and print, microseconds by kernel, and those of a step in which none runs."""
+    """Return, and print, microseconds by kernel, and those of a step, up to the next, in which none runs."""
     found = {}
     for name, step in steps.items():
         step()

@@ -35,7 +35,7 @@ WAYS = {
     "four in turns": ["--cells-per-gpu", "4"],
 }
 WARM_UP = 40  # steps
-TO_REACH = {"whole_seconds": 240, "students_faster": 1.8}
+TO_REACH = {"whole_seconds": 240, "students_faster": 1.8}  # of one seed of SST-2
 
 
 def main() -> None:
