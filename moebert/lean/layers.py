@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.nn import functional as F  # noqa: N812
 
 from moebert.lean.attention import attend
-from moebert.lean.fused import add_norm, add_norm_sorted, bias_gelu
+from moebert.lean.fused import add_norm, add_norm_sorted, linear_gelu
 from moebert.lean.parameters import Norm
 
 if TYPE_CHECKING:
@@ -91,5 +91,5 @@ class FeedForward(NamedTuple):
 
     def __call__(self, x: Tensor) -> Tensor:
         """Run ``[tokens, hidden]``."""
-        hidden = bias_gelu(F.linear(x, self.up), self.up_bias)
+        hidden = linear_gelu(x, self.up, self.up_bias)
         return add_norm(F.linear(hidden, self.down), self.down_bias, x, self.norm)

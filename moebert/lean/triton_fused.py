@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 import triton
@@ -11,6 +11,9 @@ from torch.autograd.function import once_differentiable
 
 from moebert.lean import triton_kernels as kernels
 from moebert.lean.parameters import Embeddings, Norm, needs_gradients
+
+if TYPE_CHECKING:
+    from moebert.experts import Dispatch
 
 COLUMNS, NUM_WARPS = 1024, 4
 
@@ -41,6 +44,19 @@ def add_norm_sorted(x: Tensor, bias: Tensor, residual: Tensor, norm: Norm, order
     """Compute the same with its rows in another order, which costs nothing; not differentiable."""
     x, residual = x.contiguous(), residual.contiguous()
     return _add_norm(x, bias, residual, norm.weight, norm.bias, norm.eps, order=order)
+
+
+def expert_norm(
+    x: Tensor, residual: Tensor, dispatch: Dispatch, weight: Tensor, bias: Tensor, eps: float
+) -> Tensor:
+    """Compute ``LayerNorm_e(x + residual)`` of sorted rows, back in the order of the tokens; not differentiable."""
+    outputs = torch.empty_like(x)
+    grid, cut = whole_rows(*x.shape)
+    order, expert_ids = dispatch.order, dispatch.expert_ids
+    kernels.expert_norm_kernel[grid](
+        x, residual, order, expert_ids, weight, bias, outputs, *x.shape, eps, **cut
+    )
+    return outputs
 
 
 def bias_gelu(x: Tensor, bias: Tensor) -> Tensor:

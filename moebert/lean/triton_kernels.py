@@ -77,6 +77,35 @@ def add_norm_kernel(
 
 
 @triton.jit
+def expert_norm_kernel(
+    x,  # [rows, hidden], sorted
+    residual,  # [rows, hidden], sorted
+    order,
+    expert_ids,
+    norm,  # [experts, hidden]
+    norm_bias,  # [experts, hidden]
+    outputs,  # [tokens, hidden]
+    tokens,
+    hidden,
+    eps,
+    ROWS: tl.constexpr,
+    WIDTH: tl.constexpr,
+):
+    """Compute ``LayerNorm_e(x + residual)``, back in the order of the tokens."""
+    row, column, valid, inside = block(tokens, hidden, ROWS, WIDTH)
+    token = tl.load(order + row, mask=valid, other=0)
+    expert = tl.load(expert_ids + token, mask=valid, other=0)
+    cells = row[:, None] * hidden + column
+    total = tl.load(x + cells, mask=inside, other=0.0).to(tl.float32)
+    total += tl.load(residual + cells, mask=inside, other=0.0).to(tl.float32)
+    standard, _mean, _rate = standardise(total, column, hidden, eps)
+    own = expert[:, None] * hidden + column
+    gain = tl.load(norm + own, mask=inside, other=0.0).to(tl.float32)
+    shift = tl.load(norm_bias + own, mask=inside, other=0.0).to(tl.float32)
+    tl.store(outputs + token[:, None] * hidden + column, standard * gain + shift, mask=inside)
+
+
+@triton.jit
 def bias_gelu_kernel(
     x,  # [tokens, size]
     bias,
@@ -184,9 +213,32 @@ def gelu(z):
 @triton.jit
 def normalise(x, norm, norm_bias, column, hidden, eps):
     """Return the LayerNorm of rows, their means, and one over their standard deviations."""
+    standard, mean, rate = standardise(x, column, hidden, eps)
+    gain = tl.load(norm + column, mask=column < hidden, other=0.0).to(tl.float32)
+    shift = tl.load(norm_bias + column, mask=column < hidden, other=0.0).to(tl.float32)
+    return standard * gain + shift, mean, rate
+
+
+@triton.jit
+def standardise(x, column, hidden, eps):
+    """Return rows of mean 0 and deviation 1, their means, and one over their standard deviations."""
     mean = tl.sum(x, 1) / hidden
     centred = tl.where(column < hidden, x - mean[:, None], 0.0)
     rate = tl.rsqrt(tl.sum(centred * centred, 1) / hidden + eps)
-    gain = tl.load(norm + column, mask=column < hidden, other=0.0).to(tl.float32)
-    shift = tl.load(norm_bias + column, mask=column < hidden, other=0.0).to(tl.float32)
-    return centred * rate[:, None] * gain + shift, mean, rate
+    return centred * rate[:, None], mean, rate
+
+
+@triton.jit
+def gelu_by_tanh(z):
+    """Return ``z Φ(z)`` for bf16 in half as many steps, by the hardware's tanh, which is wrong by up to 2⁻¹¹ of itself.
+
+    Φ(z) is 1/2 + tanh(z p(z²)) / 2 with a polynomial p, off by less than 3e-5 if tanh were exact; a minimax fit.
+    """
+    square = tl.minimum(z * z, 49.0)  # farther out p would turn round
+    p = square * -3.51516791e-4 + 0.03700564605
+    p = p * square + 0.797507885
+    tanh = tl.inline_asm_elementwise(
+        "tanh.approx.f32 $0, $1;", "=f,f", [z * p], dtype=tl.float32, is_pure=True, pack=1
+    )
+    half = 0.5 * z
+    return half * tanh + half

@@ -47,6 +47,7 @@ def test_sorted_rows_give_what_the_loop_gives(
         pytest.skip("there is no tensor memory accelerator before Hopper")
     if device == "cpu" and (tokens > 2000 or dtype == torch.bfloat16):
         pytest.skip("the interpreter is slow, and reads no bf16 by descriptors")
+    from moebert.lean.products import list_tiles
     from moebert.lean.sorted_experts import sorted_experts
 
     torch.manual_seed(0)
@@ -59,7 +60,8 @@ def test_sorted_rows_give_what_the_loop_gives(
     ids = torch.randperm(experts)[torch.randint(visited, (tokens,))].to(device)
     dispatch = sort_by_expert(ids, experts)
     expected = find_implementation("reference")(x.double(), dispatch, exact, F.gelu, 0.0)
-    found = sorted_experts(x[dispatch.order], dispatch, weights)
+    tiles = list_tiles(dispatch.ends[None], tokens).layer(0)
+    found = sorted_experts(x[dispatch.order], dispatch, tiles, weights)
     assert found.dtype == dtype
     assert (found.double() - expected).norm() <= 1e-2 * expected.norm()
 
