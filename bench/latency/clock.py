@@ -7,19 +7,12 @@ The parent sleeps meanwhile: one that polls takes the time it measures from a sm
 
 from __future__ import annotations
 
-import os
-import signal
-import subprocess
-import sys
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import IO, cast
 
 from bench.latency.job import (
-    ANSWER,
-    JOB,
     Answer,
     Batches,
     MemoryJob,
@@ -30,10 +23,8 @@ from bench.latency.job import (
     TimeJob,
     write_batches,
 )
+from bench.latency.processes import DeathError, Processes
 from results.record import Repeat
-
-THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "VECLIB_MAXIMUM_THREADS")
-STDERR_LINES = 20
 
 
 @dataclass(frozen=True)
@@ -131,12 +122,15 @@ def time_cells(request: TimingRequest) -> dict[tuple[str, str], Timing]:
     with TemporaryDirectory(prefix="moebench-clock-") as name:
         folder = Path(name)
         write_batches(request.batches, folder / "batches.safetensors")
-        for _ in range(request.repeats):
-            going_on = tuple(point for point, seen in found.items() if seen.status == "done")
-            for sample in _time_once(request, going_on, folder):
-                found[sample.candidate, sample.workload].add(sample)
-        if request.memory:
-            _add_memory(request, found, folder)
+        models = (request.baseline, *request.candidates)
+        with Processes(folder, request.setting, {model.method for model in models}) as processes:
+            processes.expect(request.repeats)
+            for _ in range(request.repeats):
+                going_on = tuple(point for point, seen in found.items() if seen.status == "done")
+                for sample in _time_once(request, going_on, processes):
+                    found[sample.candidate, sample.workload].add(sample)
+            if request.memory:
+                _add_memory(request, found, processes)
     return {point: seen.timing() for point, seen in found.items()}
 
 
@@ -160,7 +154,7 @@ class _Found:
 
 
 def _time_once(
-    request: TimingRequest, points: tuple[tuple[str, str], ...], folder: Path
+    request: TimingRequest, points: tuple[tuple[str, str], ...], processes: Processes
 ) -> tuple[Sample, ...]:
     """Time points in one fresh process; where it dies, every candidate in one of its own, to find who did it."""
     candidates = tuple(model for model in request.candidates if any(model.id == name for name, _ in points))
@@ -168,26 +162,30 @@ def _time_once(
         return ()
     job = TimeJob(request.setting, request.baseline, candidates, points, request.warmup, request.rounds)
     try:
-        return _ask(job, folder).samples
-    except _DeathError as death:
+        return processes.ask(job).samples
+    except DeathError as death:
         if len(candidates) == 1:
             return tuple(Sample(*point, "failed", str(death)) for point in points)
     alone = (tuple(point for point in points if point[0] == model.id) for model in candidates)
-    return tuple(sample for own in alone for sample in _time_once(request, own, folder))
+    return tuple(sample for own in alone for sample in _time_once(request, own, processes))
 
 
-def _add_memory(request: TimingRequest, found: dict[tuple[str, str], _Found], folder: Path) -> None:
+def _add_memory(request: TimingRequest, found: dict[tuple[str, str], _Found], processes: Processes) -> None:
     """Note peak memory and energy in the first repeat of every point that was timed."""
     timed = {point: seen for point, seen in found.items() if seen.repeats}
     ascending = sorted(
         request.batches, key=lambda name: max(b["input_ids"].numel() for b in request.batches[name])
     )
     workloads = tuple(name for name in ascending if any(name == workload for _, workload in timed))
-    baseline = _weigh(request, request.baseline, workloads, folder) if workloads else Answer()
+    if not workloads:
+        return
+    others = {model.id for model in request.candidates if model != request.baseline}
+    processes.expect(1 + len(others & {name for name, _ in timed}))
+    baseline = _weigh(request, request.baseline, workloads, processes)
     for model in request.candidates:
         own = tuple(name for name in workloads if (model.id, name) in timed)
         same = model == request.baseline
-        candidate = baseline if same or not own else _weigh(request, model, own, folder)
+        candidate = baseline if same or not own else _weigh(request, model, own, processes)
         for workload in own:
             repeats = timed[model.id, workload].repeats
             repeats[0] = repeats[0].model_copy(
@@ -200,44 +198,10 @@ def _add_memory(request: TimingRequest, found: dict[tuple[str, str], _Found], fo
             )
 
 
-def _weigh(request: TimingRequest, model: TimedModel, workloads: tuple[str, ...], folder: Path) -> Answer:
+def _weigh(
+    request: TimingRequest, model: TimedModel, workloads: tuple[str, ...], processes: Processes
+) -> Answer:
     try:
-        return _ask(MemoryJob(request.setting, model, workloads), folder)
-    except _DeathError:  # what could be timed can still be too large to be weighed: then nothing is known
+        return processes.ask(MemoryJob(request.setting, model, workloads))
+    except DeathError:  # what could be timed can still be too large to be weighed: then nothing is known
         return Answer()
-
-
-class _DeathError(Exception):
-    """A timing process ended without an answer."""
-
-
-def _ask(job: TimeJob | MemoryJob, folder: Path) -> Answer:
-    """Start a process for a job and sleep until it has answered.
-
-    Raises:
-        _DeathError: With the last lines that the process wrote.
-    """
-    answer = folder / "answer.json"
-    answer.unlink(missing_ok=True)
-    (folder / "job.json").write_bytes(JOB.dump_json(job))
-    with subprocess.Popen(
-        [sys.executable, "-P", "-m", "bench.latency.worker", str(folder)],
-        stdin=subprocess.PIPE,  # never written to: its end tells the process that nobody waits any more
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        env=_environment(job.setting.threads),
-        text=True,
-        errors="replace",
-    ) as process:
-        output = cast("IO[str]", process.stdout).read()
-        code = process.wait()
-    if code != 0 or not answer.exists():
-        how = f"by {signal.Signals(-code).name}" if code < 0 else f"with exit code {code}"
-        tail = "\n".join(output.strip().splitlines()[-STDERR_LINES:])
-        raise _DeathError(f"the timing process ended {how}: {tail or 'it wrote nothing'}")
-    return ANSWER.validate_json(answer.read_bytes())
-
-
-def _environment(threads: int) -> dict[str, str]:
-    quiet = {"HF_HUB_OFFLINE": "1", "HF_HUB_DISABLE_PROGRESS_BARS": "1", "TRANSFORMERS_VERBOSITY": "error"}
-    return {**os.environ, **dict.fromkeys(THREAD_VARIABLES, str(threads)), **quiet}

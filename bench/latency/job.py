@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 TEACHER = "teacher"
+READY = "ready for a job"  # what a process says when it has started up
 
 Status = Literal["done", "failed", "skipped"]
 Batches = Mapping[str, Sequence[Mapping[str, "Tensor"]]]  # workload -> batches of [batch, length] inputs

@@ -1,7 +1,8 @@
-"""The timed process: ``python -m bench.latency.worker FOLDER`` does one job and leaves.
+"""The timed process: ``python -m bench.latency.worker FOLDER RUNTIME METHOD…`` does one job and leaves.
 
-FOLDER holds ``job.json`` and ``batches.safetensors``; the answer is written to ``answer.json`` beside them. The clock
-sets the number of threads in the environment, before Python starts.
+It imports what the runtime and the methods need, says that it is ready, and waits for a line. By then FOLDER holds
+``job.json`` and ``batches.safetensors``; the answer is written to ``answer.json`` beside them. The clock sets the
+number of threads in the environment, before Python starts.
 """
 
 from __future__ import annotations
@@ -10,7 +11,9 @@ import gc
 import os
 import sys
 import threading
+from contextlib import suppress
 from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -19,7 +22,7 @@ import torch
 
 from bench.latency.energy import energy_mj
 from bench.latency.interleave import describe, interleave, stopwatch_for
-from bench.latency.job import ANSWER, JOB, TEACHER, Answer, MemoryJob, Sample, TimeJob, read_batches
+from bench.latency.job import ANSWER, JOB, READY, TEACHER, Answer, MemoryJob, Sample, TimeJob, read_batches
 from bench.latency.workloads import Inputs, Workload
 from bench.memory import peak_memory_bytes, reset_peak_memory
 from bench.registry import methods, runtimes
@@ -38,8 +41,13 @@ FORGOTTEN = 1.05  # a peak that was reset is what is resident now, or little mor
 CORES = Path("/sys/devices/system/cpu")
 
 
-def main(folder: Path) -> None:
-    """Do the job in a folder."""
+def main(folder: Path, runtime: str, *names: str) -> None:
+    """Start up and do the job in a folder."""
+    _start_up(runtime, names)
+    sys.stdout.write(f"{READY}\n")
+    sys.stdout.flush()
+    if not os.read(sys.stdin.fileno(), 1):  # nobody will ask
+        return
     threading.Thread(target=_leave_with_parent, daemon=True).start()
     job = JOB.validate_json((folder / "job.json").read_bytes())
     torch.set_num_threads(job.setting.threads)
@@ -53,6 +61,16 @@ def main(folder: Path) -> None:
     }
     answer = _time(job, batches) if isinstance(job, TimeJob) else _weigh(job, batches)
     (folder / "answer.json").write_bytes(ANSWER.dump_json(answer))
+
+
+def _start_up(runtime: str, names: tuple[str, ...]) -> None:
+    """Import what a job will need; where that fails, the job says so of the model concerned."""
+    import_module("transformers.modeling_utils")  # what takes most of the time
+    with suppress(Exception):
+        runtimes.get(runtime)
+    for name in names:
+        with suppress(Exception):
+            methods.get(name)
 
 
 def set_precision(dtype: Dtype) -> None:
@@ -224,4 +242,4 @@ def _weigh(job: MemoryJob, batches: dict[str, list[Inputs]]) -> Answer:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    main(Path(sys.argv[1]), *sys.argv[2:])

@@ -9,9 +9,10 @@ import numpy as np
 import pytest
 from toy_inputs import CLS, SEP, Rows, toy_inputs
 
-from bench.latency import clock, worker
+from bench.latency import worker
 from bench.latency.clock import TimingRequest
 from bench.latency.job import ANSWER, JOB, Answer, MemoryJob, Setting, TimedModel, TimeJob, read_batches
+from bench.latency.processes import Processes
 from bench.toys import LENGTH, toy_task, toy_teacher
 
 
@@ -125,12 +126,12 @@ def jobs(monkeypatch: pytest.MonkeyPatch) -> list[TimeJob | MemoryJob]:
     """Do the jobs in this process, through the same JSON, and note them."""
     seen: list[TimeJob | MemoryJob] = []
 
-    def ask(job: TimeJob | MemoryJob, folder: Path) -> Answer:
+    def ask(processes: Processes, job: TimeJob | MemoryJob) -> Answer:
         job = JOB.validate_json(JOB.dump_json(job))
         seen.append(job)
-        inputs = read_batches(folder / "batches.safetensors")
+        inputs = read_batches(processes.folder / "batches.safetensors")
         answer = worker._time(job, inputs) if isinstance(job, TimeJob) else worker._weigh(job, inputs)
         return ANSWER.validate_json(ANSWER.dump_json(answer))
 
-    monkeypatch.setattr(clock, "_ask", ask)
+    monkeypatch.setattr(Processes, "ask", ask)
     return seen

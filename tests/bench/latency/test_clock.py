@@ -12,9 +12,10 @@ import pytest
 import torch
 from toy_inputs import toy_inputs
 
-from bench.latency import clock, worker
+from bench.latency import processes, worker
 from bench.latency.clock import Point, time_cells, time_grid
 from bench.latency.job import Answer, MemoryJob, TimedModel, TimeJob
+from bench.latency.processes import DeathError, Processes
 from bench.toys import toy_teacher
 
 
@@ -206,22 +207,22 @@ def test_points_are_known_by_their_runtime(request_for: Any, jobs: list[TimeJob]
 
 def test_the_environment_of_a_process_names_its_threads(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MKL_NUM_THREADS", "64")
-    environment = clock._environment(3)
-    assert {environment[name] for name in clock.THREAD_VARIABLES} == {"3"}
+    environment = processes._environment(3)
+    assert {environment[name] for name in processes.THREAD_VARIABLES} == {"3"}
     assert environment["PATH"] == os.environ["PATH"]
 
 
 def test_a_candidate_that_kills_the_process_is_found_and_the_others_are_timed(
     request_for: Any, jobs: list[TimeJob], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    answer = clock._ask
+    answer = Processes.ask
 
-    def ask(job: TimeJob, folder: Path) -> Answer:
+    def ask(own: Processes, job: TimeJob) -> Answer:
         if any(model.id == "aborts" for model in job.candidates):
-            raise clock._DeathError("the timing process ended by SIGABRT: it wrote nothing")
-        return answer(job, folder)
+            raise DeathError("the timing process ended by SIGABRT: it wrote nothing")
+        return answer(own, job)
 
-    monkeypatch.setattr(clock, "_ask", ask)
+    monkeypatch.setattr(Processes, "ask", ask)
     found = time_cells(request_for("teacher", "aborts", "twice", batches={"1x8": toy_inputs(1, 8)}))
     assert {name: (timing.status, len(timing.repeats)) for (name, _), timing in found.items()} == {
         "teacher": ("done", 2),
@@ -254,7 +255,7 @@ def test_a_process_without_an_answer_is_quoted(
     (timing,) = time_cells(request_for("teacher", batches={"1x8": toy_inputs(1, 8)})).values()
     assert timing.status == "failed"
     assert timing.reason.startswith(reason)
-    assert len(timing.reason.splitlines()) <= clock.STDERR_LINES
+    assert len(timing.reason.splitlines()) <= processes.STDERR_LINES
 
 
 def test_a_runtime_that_cannot_run_here_skips_its_points_and_says_why(request_for: Any, jobs: Any) -> None:

@@ -15,9 +15,9 @@ from typing import Any
 import pytest
 from toy_inputs import toy_inputs
 
-from bench.latency import clock
+from bench.latency import clock, processes
 from bench.latency.clock import time_cells
-from bench.latency.job import JOB, TimeJob
+from bench.latency.job import JOB, MemoryJob, TimeJob
 
 
 def test_a_real_process_is_slept_through(request_for: Any) -> None:
@@ -30,6 +30,51 @@ def test_a_real_process_is_slept_through(request_for: Any) -> None:
     assert own < 0.05 * wall
 
 
+STUB = """
+import os, sys, time
+from pathlib import Path
+folder = Path(sys.argv[1])
+def note(what):
+    with (folder.parent / "notes").open("a") as file:
+        file.write(what + chr(10))
+note("start")
+print("words of a library", flush=True)
+print("ready for a job", flush=True)
+if os.read(0, 1):
+    note("begin")
+    (folder / "answer.json").write_text('{"samples": [], "peak_memory_bytes": {}, "energy_mj": {}}')
+    note("end")
+"""
+
+
+def test_none_starts_up_while_another_works_and_none_in_vain(
+    request_for: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stub, executable, folder = tmp_path / "stub.py", tmp_path / "python", tmp_path / "jobs"
+    stub.write_text(STUB)
+    executable.write_text(f'#!/bin/sh\nshift 3\nexec {sys.executable} {stub} "$@"\n')
+    executable.chmod(0o755)
+    folder.mkdir()
+    monkeypatch.setattr(sys, "executable", str(executable))
+    monkeypatch.setattr(processes.psutil, "cpu_count", lambda: 3)
+    request = request_for("teacher")
+    job = MemoryJob(request.setting, request.baseline, ("1x8",))
+
+    def notes() -> list[str]:
+        return (tmp_path / "notes").read_text().split()
+
+    with processes.Processes(folder, request.setting, {"teacher"}) as own:
+        own.expect(4)
+        for _ in range(4):
+            own.ask(job)
+        assert notes() == ["start"] * 3 + ["begin", "end"] * 3 + ["start", "begin", "end"]
+        own.expect(2)
+        own.ask(job)
+        waiting = own._waiting[0].process
+    assert waiting.returncode is not None
+    assert notes()[-4:] == ["start", "start", "begin", "end"]
+
+
 @pytest.mark.slow
 def test_a_model_that_really_aborts_takes_nobody_with_it(request_for: Any) -> None:
     found = time_cells(request_for("aborts", "teacher", batches={"1x8": toy_inputs(1, 8)}, repeats=1))
@@ -38,13 +83,18 @@ def test_a_model_that_really_aborts_takes_nobody_with_it(request_for: Any) -> No
 
 
 @pytest.mark.slow
-def test_a_process_whose_parent_is_killed_leaves_too(request_for: Any, tmp_path: Path) -> None:
+@pytest.mark.parametrize("wait", [0, 20], ids=["starting up", "one at work, one waiting"])
+def test_processes_whose_parent_is_killed_leave_too(request_for: Any, tmp_path: Path, wait: float) -> None:
     request = request_for("teacher", rounds=1_000_000)
     script = tmp_path / "parent.py"
     script.write_text(
-        "import sys; from pathlib import Path; from bench.latency import clock; from bench.latency.job import JOB\n"
+        "import sys; from pathlib import Path\n"
+        "from bench.latency.job import JOB; from bench.latency.processes import Processes\n"
         "folder = Path(sys.argv[1])\n"
-        "clock._ask(JOB.validate_json((folder / 'job.json').read_bytes()), folder)\n"
+        "job = JOB.validate_json((folder / 'job.json').read_bytes())\n"
+        "with Processes(folder, job.setting, {'teacher'}) as processes:\n"
+        "    processes.expect(2)\n"
+        "    processes.ask(job)\n"
     )
     folder = tmp_path / "job"
     folder.mkdir()
@@ -60,8 +110,9 @@ def test_a_process_whose_parent_is_killed_leaves_too(request_for: Any, tmp_path:
         return listed.stdout.split()
 
     with subprocess.Popen([sys.executable, str(script), str(folder)]) as parent:
-        while not workers():
+        while len(workers()) < 2:
             time.sleep(0.2)
+        time.sleep(wait)
         parent.send_signal(signal.SIGKILL)
     for _ in range(150):
         if not workers():
