@@ -92,4 +92,5 @@ class Experts(NamedTuple):
         weights = self.experts.weights
         if self.experts.config._experts_implementation not in ("auto", "fused") or len(x) < WORTH_SORTING:
             return False
-        return takes_blocks(x, weights.up) and not needs_gradients(x, *weights[:-1])
+        fed = takes_blocks(x, weights.up) and takes_blocks(x, weights.down)
+        return fed and not needs_gradients(x, *weights[:-1])
