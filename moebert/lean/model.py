@@ -2,8 +2,8 @@
 
 Dense and MoEBERT share everything but the feed-forward network. Fewer kernels do the work of transformers' modules:
 queries, keys and values are one product; bias and GELU, and bias, residual and LayerNorm, are one kernel each; for many
-tokens on Hopper, bias and GELU belong to the product before them, in dense and MoEBERT by the same kernel. There is
-no dropout, so it serves inference, evaluation and frozen teachers.
+tokens on Hopper, bias and GELU belong to the product before them, by the same kernel in dense models and in those that
+a hash routes. There is no dropout, so it serves inference, evaluation and frozen teachers.
 """
 
 from __future__ import annotations
@@ -83,8 +83,8 @@ class LeanModel:
     def encode(self, stream: Stream) -> Tensor:
         """Return the last hidden states, ``[tokens, hidden]``."""
         hidden = embed(stream.input_ids, stream.token_type_ids, stream.position_ids, self.embeddings)
-        routed, first = None, self.layers[0][1]
-        if self.router is not None and isinstance(first, Experts):
+        routed = None
+        if self.router is not None and isinstance(first := self.layers[0][1], Experts):
             routed = first.route(self.router(stream.input_ids), hidden)
         for index, (attention, feed_forward) in enumerate(self.layers):
             if isinstance(feed_forward, FeedForward):

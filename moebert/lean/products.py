@@ -21,14 +21,16 @@ class TileList(NamedTuple):
     Attributes:
         tiles: ``[bound, 3]``, int32: expert, first row, end of the expert's rows; those past the count mean nothing.
         counts: ``[]``, int32.
+        cut: What they were listed for.
     """
 
     tiles: Tensor
     counts: Tensor
+    cut: Tiles
 
     def layer(self, index: int) -> TileList:
         """Return the tiles of one layer of a stack."""
-        return TileList(self.tiles[index], self.counts[index])
+        return TileList(self.tiles[index], self.counts[index], self.cut)
 
 
 def list_tiles(ends: Tensor, tokens: int) -> TileList:
@@ -39,12 +41,12 @@ def list_tiles(ends: Tensor, tokens: int) -> TileList:
         tokens: How many rows a layer has.
     """
     layers, experts = ends.shape
-    rows = product_tiles(tokens, experts).rows
-    bound = tile_bound(tokens, experts, rows)
+    cut = product_tiles(tokens, experts)
+    bound = tile_bound(tokens, experts, cut.rows)
     tiles = torch.empty(layers, bound, 3, dtype=torch.int32, device=ends.device)
     counts = torch.empty(layers, dtype=torch.int32, device=ends.device)
-    kernels.tiles_kernel[(bound, layers)](ends, tiles, counts, bound, experts, ROWS=rows, num_warps=1)
-    return TileList(tiles, counts)
+    kernels.tiles_kernel[(bound, layers)](ends, tiles, counts, bound, experts, ROWS=cut.rows, num_warps=1)
+    return TileList(tiles, counts, cut)
 
 
 def grouped_product(
@@ -57,13 +59,14 @@ def grouped_product(
         matrices: ``[experts, depth, width]``.
         bias: ``[experts, width]``.
         tiles: Of this layer.
-        gelu: Apply the exact GELU, to within what this precision rounds off.
+        gelu: Apply the exact GELU, in bf16 as near as ``gelu_by_tanh`` comes.
         backwards: Begin with the last rows, which still lie in the cache where ``x`` was written from the first.
     """
-    experts, _depth, width = matrices.shape
-    cut = product_tiles(len(x), experts)
+    cut = tiles.cut
     right = TensorDescriptor.from_tensor(matrices.flatten(0, 1), [cut.depth, cut.columns])
-    return _product(x, right, bias, tiles, width, cut, gelu=gelu, transposed=False, backwards=backwards)
+    return _product(
+        x, right, bias, tiles, matrices.shape[2], cut, gelu=gelu, transposed=False, backwards=backwards
+    )
 
 
 def product(x: Tensor, weight: Tensor, bias: Tensor, *, gelu: bool = False) -> Tensor:
@@ -94,7 +97,7 @@ def _product(
         right,
         bias,
         outputs,
-        *(tiles or (None, None)),
+        *(tiles[:2] if tiles else (None, None)),
         rows,
         depth,
         width,

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 def sorted_experts(rows: Tensor, dispatch: Dispatch, tiles: TileList, weights: ExpertWeights) -> Tensor:
-    """Run all experts with the exact GELU.
+    """Run all experts with the GELU of the normal distribution.
 
     Args:
         rows: ``[tokens, hidden]``, sorted by expert, in half precision.

@@ -231,7 +231,8 @@ def standardise(x, column, hidden, eps):
 def gelu_by_tanh(z):
     """Return ``z Φ(z)`` for bf16 in half as many steps, by the hardware's tanh, which is wrong by up to 2⁻¹¹ of itself.
 
-    Φ(z) is 1/2 + tanh(z p(z²)) / 2 with a polynomial p, off by less than 3e-5 if tanh were exact; a minimax fit.
+    Off by at most 2⁻¹² of z plus 3e-5: for normally distributed z a fifth of what bf16 rounds off, taken together, but
+    more than a result close to 0 below z = -1.4. Φ(z) is 1/2 + tanh(z p(z²)) / 2; the polynomial p is a minimax fit.
     """
     square = tl.minimum(z * z, 49.0)  # farther out p would turn round
     p = square * -3.51516791e-4 + 0.03700564605

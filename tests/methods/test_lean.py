@@ -13,7 +13,7 @@ from bench.registry import runtimes
 from methods.lean import Lean
 from methods.pruned_bert import prune
 from moebert import MoEBertConfig, adapt
-from moebert.lean import LeanModel, pack
+from moebert.lean import LeanModel, experts, fused, pack
 
 ROUTINGS = ("hash-random", "hash-balanced", "gate-token", "gate-sentence")
 KINDS = ("dense", "narrowed", *ROUTINGS)
@@ -75,14 +75,28 @@ def test_it_is_registered_and_says_what_it_cannot_run() -> None:
     assert skip.reason == "the lean encoder cannot run this model: Linear 'classifier' has forward hooks"
 
 
+AS_MANY = pytest.mark.parametrize("as_many", [False, True], ids=["few", "as many"])
+
+
+def run_few_as_many(monkeypatch: pytest.MonkeyPatch, as_many: bool) -> None:
+    """Run a few tokens by the kernels that are meant for thousands."""
+    if as_many:
+        monkeypatch.setattr(fused, "WORTH_FUSING", 1)
+        monkeypatch.setattr(experts, "WORTH_SORTING", 1)
+
+
 @pytest.mark.gpu
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
 @pytest.mark.parametrize("padded", [False, True])
 @pytest.mark.parametrize("head", [BertForSequenceClassification, BertForQuestionAnswering])
+@AS_MANY
 def test_captured_it_rounds_no_more_than_transformers_does(
-    kind: str, dtype: torch.dtype, padded: bool, head: type
+    kind: str, dtype: torch.dtype, padded: bool, head: type, as_many: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    if as_many and dtype == torch.float32:
+        pytest.skip("single precision is run alike for few and many tokens")
+    run_few_as_many(monkeypatch, as_many)
     model = model_of(kind, head).cuda()
     given = batches((8, 16), (8, 24), (8, 16), (1, 64), (160, 7), padded=padded, device="cuda")
     model.to(dtype).float()  # only arithmetic is compared, so weights are those that the precision can hold
@@ -118,7 +132,11 @@ def tolerance(kind: str, dtype: torch.dtype) -> float:
 @pytest.mark.gpu
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("padded", [False, True])
-def test_gradients_in_half_precision_round_no_more_than_transformers_do(kind: str, padded: bool) -> None:
+@AS_MANY
+def test_gradients_in_half_precision_round_no_more_than_transformers_do(
+    kind: str, padded: bool, as_many: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run_few_as_many(monkeypatch, as_many)
     model = model_of(kind).cuda()
     (batch,) = batches((8, 16), padded=padded, device="cuda")
     model.bfloat16().float()

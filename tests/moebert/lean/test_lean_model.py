@@ -128,6 +128,14 @@ def test_a_model_without_a_head_returns_hidden_states(
             assert found.pooler_output is None
 
 
+def test_a_model_may_have_no_layers(bert_config: Any, make_batch: Any, inputs_of: Any) -> None:
+    batch = inputs_of(make_batch())
+    model = BertModel(bert_config(num_hidden_layers=0)).double().eval()
+    with torch.no_grad():
+        found, expected = LeanModel(model)(pack(batch)), model(**batch)
+    torch.testing.assert_close(found.pooler_output, expected.pooler_output, rtol=1e-10, atol=1e-10)
+
+
 def test_a_model_that_it_does_not_know_is_refused(make_teacher: Any) -> None:
     class Shorter(BertModel):
         def forward(self, *args: Any, **kwargs: Any) -> Any:
