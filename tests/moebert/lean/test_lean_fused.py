@@ -2,28 +2,15 @@
 
 from __future__ import annotations
 
-import os
-from importlib.util import find_spec
-
 import pytest
 import torch
+from kernel_devices import DEVICES
 from torch import Tensor
 from torch.nn import functional as F  # noqa: N812
 
 from moebert.lean.fused import add_norm, bias_gelu, embed
 from moebert.lean.parameters import Embeddings, Norm
 
-INTERPRETED = pytest.param(
-    "cpu",
-    marks=[
-        pytest.mark.triton,
-        pytest.mark.skipif(
-            find_spec("triton") is None or os.environ.get("TRITON_INTERPRET") != "1",
-            reason="needs triton and TRITON_INTERPRET=1",
-        ),
-    ],
-)
-DEVICES = pytest.mark.parametrize("device", [INTERPRETED, pytest.param("cuda", marks=pytest.mark.gpu)])
 SHAPES = pytest.mark.parametrize(("tokens", "width"), [(5, 48), (1, 7), (0, 16), (2051, 24), (3, 1100)])
 PRECISIONS = pytest.mark.parametrize(
     ("dtype", "tolerance"), [(torch.float32, 1e-6), (torch.bfloat16, 1e-2), (torch.float16, 1e-3)]

@@ -2,24 +2,11 @@
 
 from __future__ import annotations
 
-import os
-from importlib.util import find_spec
-
 import pytest
 import torch
+from kernel_devices import DEVICES
 from torch.nn import functional as F  # noqa: N812
 
-INTERPRETED = pytest.param(
-    "cpu",
-    marks=[
-        pytest.mark.triton,
-        pytest.mark.skipif(
-            find_spec("triton") is None or os.environ.get("TRITON_INTERPRET") != "1",
-            reason="needs triton and TRITON_INTERPRET=1",
-        ),
-    ],
-)
-DEVICES = pytest.mark.parametrize("device", [INTERPRETED, pytest.param("cuda", marks=pytest.mark.gpu)])
 EPSILON = {torch.bfloat16: 2**-9, torch.float16: 2**-12}  # half of what rounding may move a number by
 
 

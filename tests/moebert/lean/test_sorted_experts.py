@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import os
-from importlib.util import find_spec
-
 import pytest
 import torch
+from kernel_devices import DEVICES
 from torch import Tensor
 from torch.nn import functional as F  # noqa: N812
 
@@ -14,17 +12,6 @@ from moebert.experts import ExpertWeights, find_implementation, sort_by_expert
 from moebert.lean.fused import add_norm_sorted
 from moebert.lean.parameters import Norm
 
-INTERPRETED = pytest.param(
-    "cpu",
-    marks=[
-        pytest.mark.triton,
-        pytest.mark.skipif(
-            find_spec("triton") is None or os.environ.get("TRITON_INTERPRET") != "1",
-            reason="needs triton and TRITON_INTERPRET=1",
-        ),
-    ],
-)
-DEVICES = pytest.mark.parametrize("device", [INTERPRETED, pytest.param("cuda", marks=pytest.mark.gpu)])
 PRECISIONS = pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 
 
