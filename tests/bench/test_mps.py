@@ -1,14 +1,18 @@
 from __future__ import annotations
 
 import os
+import shutil
 import stat
 import subprocess
 import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
+import psutil
 import pytest
+import yaml
 
 from bench.errors import UserError
 from bench.executors import executor, mps, processes
@@ -78,6 +82,69 @@ def test_it_ends_when_the_run_is_killed(said):
         assert time.monotonic() < deadline, said.read_text()
         time.sleep(0.05)
     assert [line.split() for line in said.read_text().splitlines()[1:]] == [["quit", str(folder)]]
+
+
+def told(folder, command):
+    """Ask NVIDIA's service for a list."""
+    environment = {**os.environ, PIPES: str(folder)}
+    done = subprocess.run(
+        [CONTROL], env=environment, input=command, capture_output=True, text=True, timeout=30
+    )
+    return [int(word) for word in done.stdout.split() if word.isdigit()]
+
+
+def daemons(folder):
+    """Return the service's own processes, which have its folder in their environment."""
+    found = []
+    for process in psutil.process_iter():
+        try:
+            if process.environ().get(PIPES) == str(folder):
+                found.append(process.pid)
+        except psutil.Error:  # gone meanwhile, or of another user
+            continue
+    return found
+
+
+def waited_for(condition, seconds):
+    """Return what a condition comes to once it holds."""
+    deadline = time.monotonic() + seconds
+    while not (found := condition()):
+        assert time.monotonic() < deadline, f"not within {seconds} s"
+        time.sleep(0.2)
+    return found
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(shutil.which(CONTROL) is None, reason=f"there is no {CONTROL}")
+def test_nvidias_service_ends_with_a_run_that_is_killed_while_two_cells_compute(tiny_matrix, monkeypatch):
+    monkeypatch.delenv(PIPES, raising=False)
+    matrix = yaml.safe_load(tiny_matrix.read_text())
+    matrix |= {"seeds": [0, 1], "budget": {**matrix["budget"], "epochs": 100_000}}
+    tiny_matrix.write_text(yaml.safe_dump(matrix))
+    words = [
+        "run",
+        str(tiny_matrix),
+        "--out",
+        str(tiny_matrix.parent / "run"),
+        "--cells-per-gpu",
+        "2",
+        "--mps",
+    ]
+    with TemporaryDirectory(prefix="mps-") as short:  # a socket's path has 107 characters at most
+        environment = {**os.environ, "TMPDIR": short}
+        run = subprocess.Popen([sys.executable, "-m", "bench.cli", *words], env=environment)
+        try:
+            folder = waited_for(lambda: next(Path(short).glob("moebench-mps-*"), None), 60)
+            server = waited_for(lambda: told(folder, "get_server_list\n"), 60)[0]
+            clients = waited_for(
+                lambda: (pids := told(folder, f"get_client_list {server}\n"))[1:] and pids, 60
+            )
+            assert server in daemons(folder)
+        finally:
+            run.kill()
+            run.wait()
+        waited_for(lambda: not folder.exists() and not daemons(folder), 60)
+        waited_for(lambda: not any(map(psutil.pid_exists, clients)), 60)
 
 
 def test_a_service_of_the_users_is_left_alone(said, monkeypatch):
