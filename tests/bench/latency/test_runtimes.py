@@ -69,6 +69,25 @@ def test_without_padding_no_runtime_passes_a_mask_and_the_answer_stays() -> None
         torch.testing.assert_close(Eager().prepare(model, full)(index).logits, model(**batch).logits)
 
 
+@pytest.mark.skipif(
+    tuple(map(int, torch.__version__.split(".")[:2])) < (2, 13),
+    reason="torch 2.11 calls a compilation an export, and then transformers builds a mask",
+)
+def test_without_padding_a_compiled_model_builds_no_mask() -> None:
+    masks: list[object] = []
+
+    def backend(traced: torch.fx.GraphModule, _inputs: object) -> Any:
+        nodes = [node for node in traced.graph.nodes if "scaled_dot_product" in str(node.target)]
+        masks.extend(node.kwargs["attn_mask"] for node in nodes)
+        return traced.forward
+
+    model = BertForSequenceClassification(BERT).eval()
+    whole = [{**batch, "attention_mask": torch.ones_like(batch["input_ids"])} for batch in batches()]
+    with torch.inference_mode():
+        torch.compile(model, backend=backend, dynamic=False)(**timed_inputs(model, whole)[0])
+    assert masks == [None] * BERT.num_hidden_layers
+
+
 def test_one_padded_token_keeps_every_mask_of_the_workload() -> None:
     model = BertForSequenceClassification(BERT).eval()
     mixed = batches()
