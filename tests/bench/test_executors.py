@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
+from waiting import wait_until
 
 from bench.events import Event
 from bench.executors import processes
@@ -43,10 +44,8 @@ def make(job: FakeJob, listener) -> FakeRecord:
     (job.folder / f"{job.cell_id}.{tries}").write_text(os.environ["OMP_NUM_THREADS"])
     if tries < job.deaths:
         os.kill(os.getpid(), signal.SIGKILL)
-    deadline = time.monotonic() + 120
-    while job.after and not (job.folder / job.after).exists():
-        assert time.monotonic() < deadline, f"there is no {job.after}"
-        time.sleep(0.05)
+    if job.after:
+        wait_until((job.folder / job.after).exists, 120, f"there is no {job.after}")
     listener(Event("finished", job.name, status="done"))
     return FakeRecord(job.cell_id)
 
@@ -101,10 +100,11 @@ def test_no_process_outlives_a_run_that_is_killed(tmp_path):
     assert {file.name for file in workers.iterdir()} < set(children)
     process.kill()
     process.wait()
-    deadline = time.monotonic() + 20
-    while alive := [pid for pid in children if Path(f"/proc/{pid}").exists()]:
-        assert time.monotonic() < deadline, f"processes {alive} outlive the run"
-        time.sleep(0.1)
+    wait_until(
+        lambda: not any(Path(f"/proc/{pid}").exists() for pid in children),
+        20,
+        f"some of the processes {children} outlive the run",
+    )
 
 
 @pytest.mark.usefixtures("fake")
@@ -144,10 +144,7 @@ def rehearse(job: FakeJob) -> None:
 
 def make_during_rehearsals(job: FakeJob, listener) -> FakeRecord:
     """Give each rehearsal that is asked for with this cell the time to begin."""
-    deadline = time.monotonic() + 60
-    while not list(job.folder.glob("rehearsal.*")):
-        assert time.monotonic() < deadline, "nobody rehearses"
-        time.sleep(0.05)
+    wait_until(lambda: list(job.folder.glob("rehearsal.*")), 60, "nobody rehearses")
     time.sleep(2)
     return FakeRecord(job.cell_id)
 

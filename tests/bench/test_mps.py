@@ -5,7 +5,6 @@ import shutil
 import stat
 import subprocess
 import sys
-import time
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -13,6 +12,7 @@ from tempfile import TemporaryDirectory
 import psutil
 import pytest
 import yaml
+from waiting import wait_until
 
 from bench.errors import UserError
 from bench.executors import executor, mps, processes
@@ -77,10 +77,7 @@ def test_it_ends_when_the_run_is_killed(said):
     assert folder.is_dir()
     run.kill()
     run.wait()
-    deadline = time.monotonic() + 20
-    while folder.exists():
-        assert time.monotonic() < deadline, said.read_text()
-        time.sleep(0.05)
+    wait_until(lambda: not folder.exists(), 20, f"{folder} is still there")
     assert [line.split() for line in said.read_text().splitlines()[1:]] == [["quit", str(folder)]]
 
 
@@ -105,15 +102,6 @@ def daemons(folder):
     return found
 
 
-def waited_for(condition, seconds):
-    """Return what a condition comes to once it holds."""
-    deadline = time.monotonic() + seconds
-    while not (found := condition()):
-        assert time.monotonic() < deadline, f"not within {seconds} s"
-        time.sleep(0.2)
-    return found
-
-
 @pytest.mark.gpu
 @pytest.mark.skipif(shutil.which(CONTROL) is None, reason=f"there is no {CONTROL}")
 def test_nvidias_service_ends_with_a_run_that_is_killed_while_two_cells_compute(tiny_matrix, monkeypatch):
@@ -134,17 +122,21 @@ def test_nvidias_service_ends_with_a_run_that_is_killed_while_two_cells_compute(
         environment = {**os.environ, "TMPDIR": short}
         run = subprocess.Popen([sys.executable, "-m", "bench.cli", *words], env=environment)
         try:
-            folder = waited_for(lambda: next(Path(short).glob("moebench-mps-*"), None), 60)
-            server = waited_for(lambda: told(folder, "get_server_list\n"), 60)[0]
-            clients = waited_for(
-                lambda: (pids := told(folder, f"get_client_list {server}\n"))[1:] and pids, 60
+            folder = wait_until(
+                lambda: next(Path(short).glob("moebench-mps-*"), None), 60, "no service starts"
+            )
+            (server,) = wait_until(lambda: told(folder, "get_server_list\n"), 60, "the service has no server")
+            clients = wait_until(
+                lambda: (pids := told(folder, f"get_client_list {server}\n"))[1:] and pids,
+                60,
+                "the server has not two clients",
             )
             assert server in daemons(folder)
         finally:
             run.kill()
             run.wait()
-        waited_for(lambda: not folder.exists() and not daemons(folder), 60)
-        waited_for(lambda: not any(map(psutil.pid_exists, clients)), 60)
+        wait_until(lambda: not folder.exists() and not daemons(folder), 60, "the service is still there")
+        wait_until(lambda: not any(map(psutil.pid_exists, clients)), 60, "some cell is still there")
 
 
 def test_a_service_of_the_users_is_left_alone(said, monkeypatch):

@@ -6,12 +6,12 @@ import json
 import logging
 import os
 import sys
-import time
 import warnings
 from pathlib import Path
 
 import pytest
 import yaml
+from waiting import wait_until
 
 from bench import rehearsal
 from bench.executors import processes
@@ -25,10 +25,7 @@ pytestmark = pytest.mark.usefixtures("cache")
 
 
 def wait_for(folder: Path, pattern: str, count: int) -> None:
-    deadline = time.monotonic() + 120
-    while len(list(folder.glob(pattern))) < count:
-        assert time.monotonic() < deadline, f"there are not {count} of {pattern}"
-        time.sleep(0.05)
+    wait_until(lambda: len(list(folder.glob(pattern))) >= count, 120, f"there are not {count} of {pattern}")
 
 
 def watched(job, listener):
