@@ -184,7 +184,9 @@ def test_one_feed_forward_layer() -> None:
     checked = 0
     for shape, kind in {(shape, kind) for shape, kind, _ in measured}:
         for tokens, *cells in table(PERFORMANCE, f"**{shape}, {kind}**"):
-            said_as(cells, measured[shape, kind, int(tokens.replace(",", ""))], slack=0.005)
+            *times, ratio, rate = measured[shape, kind, int(tokens.replace(",", ""))]
+            said_as([*cells[:4], cells[5]], [*times, rate])
+            said_as([cells[4]], [ratio], slack=0.005)  # of times that were rounded to be printed
             checked += 1
     assert checked == len(measured) == 24
 
