@@ -3,7 +3,7 @@
 Dense and MoEBERT share everything but the feed-forward network. Fewer kernels do the work of transformers' modules:
 queries, keys and values are one product; bias and GELU, and bias, residual and LayerNorm, are one kernel each; for many
 tokens on Hopper, bias and GELU belong to the product before them, by the same kernel in dense models and in those that
-a hash routes. There is no dropout, so it serves inference, evaluation and frozen teachers.
+a hash routes. There is no dropout.
 """
 
 from __future__ import annotations
