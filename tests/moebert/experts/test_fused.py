@@ -2,25 +2,20 @@
 
 from __future__ import annotations
 
-import logging
 import os
-import re
 from collections.abc import Iterator
 from importlib.util import find_spec
 from typing import Any
 
 import pytest
 import torch
+from expert_cases import EPS, assert_close, differentiate, random_case, run
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from torch import Tensor, nn
-from torch._subclasses.fake_tensor import FakeTensorMode
+from torch import Tensor
 from torch.nn import functional as F  # noqa: N812
-from transformers.activations import ACT2FN
 
-from moebert.experts import Dispatch, ExpertWeights, find_implementation, fused, sort_by_expert
-
-EPS = 1e-5
+from moebert.experts import ExpertWeights, fused, sort_by_expert
 
 
 def why_not_interpreted() -> str | None:
@@ -60,85 +55,6 @@ def no_host_sync() -> Iterator[None]:
     torch.cuda.set_sync_debug_mode("error")
     yield
     torch.cuda.set_sync_debug_mode("default")
-
-
-def random_case(
-    tokens: int, experts: int, hidden: int, size: int, *, visited: int | None = None, gated: bool = True
-) -> dict[str, Tensor]:
-    """Return inputs, upstream gradients and weights in double precision, on the CPU."""
-    shapes = {
-        "up": (experts, hidden, size),
-        "up_bias": (experts, size),
-        "down": (experts, size, hidden),
-        "down_bias": (experts, hidden),
-        "norm": (experts, hidden),
-        "norm_bias": (experts, hidden),
-    }
-    case = {name: torch.randn(shape, dtype=torch.float64) / hidden**0.5 for name, shape in shapes.items()}
-    case["norm"] += 1
-    case["tokens"], case["upstream"] = torch.randn(2, tokens, hidden, dtype=torch.float64)
-    case["ids"] = torch.randperm(experts)[torch.randint(visited or experts, (tokens,))]
-    if gated:
-        case["probability"] = torch.rand(tokens, dtype=torch.float64) + 0.1
-    return case
-
-
-def run(
-    name: str,
-    case: dict[str, Tensor],
-    device: str,
-    dtype: torch.dtype,
-    activation: str = "gelu",
-    dropout: float = 0.0,
-) -> list[Tensor]:
-    """Return the outputs and the gradients of everything that has one."""
-    ids = case["ids"].to(device)
-    leaves = {
-        key: value.to(device, dtype).requires_grad_()
-        for key, value in case.items()
-        if key not in ("ids", "upstream")
-    }
-    dispatch = sort_by_expert(ids, len(case["up"]))._replace(probability=leaves.get("probability"))
-    weights = ExpertWeights(**{key: leaves[key] for key in ExpertWeights._fields[:-1]}, norm_eps=EPS)
-    upstream = case["upstream"].to(device, dtype)
-    return [*differentiate(name, leaves, dispatch, weights, upstream, activation, dropout)]
-
-
-def differentiate(
-    name: str,
-    leaves: dict[str, Tensor],
-    dispatch: Dispatch,
-    weights: ExpertWeights,
-    upstream: Tensor,
-    activation: str,
-    dropout: float,
-) -> tuple[Tensor, ...]:
-    implementation = kernels if name == "kernels" else find_implementation(name)
-    outputs = implementation(leaves["tokens"], dispatch, weights, ACT2FN[activation], dropout)
-    gradients = torch.autograd.grad(
-        outputs, list(leaves.values()), upstream, materialize_grads=True, allow_unused=True
-    )
-    return outputs.detach(), *gradients
-
-
-def kernels(
-    tokens: Tensor, dispatch: Dispatch, weights: ExpertWeights, activation: nn.Module, dropout: float
-) -> Tensor:
-    """Run the kernels on whatever device, without a fall-back."""
-    from moebert.experts.triton_experts import triton_experts
-
-    name = fused.activation_name(activation)
-    assert name is not None
-    return triton_experts(tokens, dispatch, weights, name, dropout)
-
-
-def assert_close(found: list[Tensor], expected: list[Tensor], tolerance: float) -> None:
-    """Compare each tensor by its norm; what should be zero must be small beside the rest."""
-    assert len(found) == len(expected)
-    for ours, theirs in zip(found, expected, strict=True):
-        assert ours.shape == theirs.shape
-        error = (ours.double() - theirs).norm()
-        assert error <= tolerance * theirs.norm().clamp(min=1e-2), f"{error} of {theirs.norm()}"
 
 
 def rounded(case: dict[str, Tensor], dtype: torch.dtype) -> dict[str, Tensor]:
@@ -336,86 +252,3 @@ def test_a_replayed_graph_draws_new_dropout() -> None:
     first = captured.clone()
     graph.replay()
     assert not torch.equal(first, captured)
-
-
-@pytest.mark.triton  # where there is Triton, a CPU goes without it all the same
-@pytest.mark.parametrize("implementation", ["fused", "auto"])
-def test_on_a_cpu_grouped_runs_and_only_who_asked_for_fused_is_told_once(
-    implementation: str, caplog: pytest.LogCaptureFixture
-) -> None:
-    fused._say_once.cache_clear()
-    case = random_case(20, 3, 16, 8)
-    with caplog.at_level(logging.WARNING, logger="moebert"):
-        found = [run(implementation, case, "cpu", torch.float64) for _ in range(2)]
-    expected = run("grouped", case, "cpu", torch.float64)
-    for outputs in found:
-        assert all(torch.equal(ours, theirs) for ours, theirs in zip(outputs, expected, strict=True))
-    told = [record.getMessage() for record in caplog.records]
-    line = "experts run by 'grouped' instead of 'fused': tokens are on cpu, not on a CUDA device"
-    assert told == ([line] if implementation == "fused" else [])
-
-
-NO_VALUES = FakeTensorMode(allow_non_fake_inputs=True)  # tensors that say they are on a GPU
-
-
-@pytest.mark.parametrize(
-    ("dtype", "tokens", "activation", "reason"),
-    [
-        (torch.bfloat16, 20, "gelu", None),
-        (torch.float32, 20, "relu", None),
-        (torch.float64, 20, "gelu", "there are no kernels for torch.float64"),
-        (torch.bfloat16, 20, "silu", "no kernel for the activation SiLU.*only for gelu, gelu_new"),
-        (torch.bfloat16, 2**27, "gelu", "134217728 tokens need offsets of more than 31 bits"),
-    ],
-)
-def test_where_the_kernels_cannot_run_there_is_a_reason(
-    dtype: torch.dtype, tokens: int, activation: str, reason: str | None, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(fused, "has_triton", lambda: True)
-    with NO_VALUES:
-        x = torch.empty(tokens, 16, device="cuda", dtype=dtype)
-        weights = ExpertWeights(*[torch.empty(3, 16, 8, device="cuda", dtype=dtype)] * 6, norm_eps=EPS)
-        found = fused.why_not_fused(x, weights, ACT2FN[activation])
-        assert found is None if reason is None else re.search(reason, found)
-        monkeypatch.setattr(fused, "has_triton", lambda: False)
-        assert fused.why_not_fused(x, weights, ACT2FN[activation]) == "triton is not installed"
-        monkeypatch.setattr(torch.compiler, "is_compiling", lambda: True)
-        assert fused.why_not_fused(x, weights, ACT2FN[activation]) == "torch.compile has its own kernels"
-
-
-@pytest.mark.parametrize(("products", "runs"), [(torch.bfloat16, "kernels"), (torch.float32, "grouped")])
-def test_by_default_the_kernels_run_if_products_are_in_half_precision(
-    products: torch.dtype, runs: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(fused, "has_triton", lambda: True)
-    monkeypatch.setattr(fused, "product_dtype", lambda tokens: products)
-    monkeypatch.setattr(fused, "_run", lambda *arguments: "kernels")
-    monkeypatch.setattr(fused, "grouped_experts", lambda *arguments: "grouped")
-    with NO_VALUES:
-        x = torch.empty(20, 16, device="cuda")
-        weights = ExpertWeights(*[torch.empty(3, 16, 8, device="cuda")] * 6, norm_eps=EPS)
-        arguments: Any = (x, None, weights, ACT2FN["gelu"], 0.0)
-        assert find_implementation("auto")(*arguments) == runs
-        assert find_implementation("fused")(*arguments) == "kernels"
-
-
-@pytest.mark.gpu
-@pytest.mark.parametrize(
-    ("dtype", "activation", "reason"),
-    [
-        (torch.float64, "gelu", "float64"),
-        (torch.float32, "silu", "activation"),
-        (torch.float32, "gelu", None),
-    ],
-)
-def test_what_the_kernels_do_not_have_runs_by_grouped(
-    dtype: torch.dtype, activation: str, reason: str | None, caplog: pytest.LogCaptureFixture
-) -> None:
-    fused._say_once.cache_clear()
-    case = random_case(20, 3, 16, 8)
-    with caplog.at_level(logging.WARNING, logger="moebert"):
-        found = run("fused", case, "cuda", dtype, activation)
-    assert_close(found, run("reference", case, "cuda", torch.float64, activation), 1e-5)
-    told = [record.getMessage() for record in caplog.records]
-    assert len(told) == (reason is not None)
-    assert reason is None or reason in told[0]
