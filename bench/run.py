@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from bench.events import Event, Listener, ignore
-from bench.executors import executor
+from bench.executors import executor, require
 from bench.latency.session import time_matrix
 from bench.matrix import Matrix, matrix_yaml
 from bench.selection import Part
@@ -80,10 +80,12 @@ def run(
     tuning, making = (survey.teacher_tries, survey.student_tries), (survey.teachers, survey.students)
     batches = tuning if tries_only else (*tuning, *making)
     waiting = {batch: sum(cell.state in REDO[overwrite] for cell in batch()) for batch in (*tuning, *making)}
+    expected = max(waiting[batch] for batch in batches)
+    require(matrix.executor, expected)
     _require_space(survey, sum(waiting[batch] for batch in making))
     with folder.lock():
         write_atomically(folder.matrix_file, matrix_yaml(matrix).encode())
-        with executor(matrix.executor, max(waiting[batch] for batch in batches), listener) as execute:
+        with executor(matrix.executor, expected, listener) as execute:
             for batch in batches:
                 cells = batch()
                 keep_tuning(folder, cells)

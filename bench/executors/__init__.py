@@ -7,7 +7,7 @@ from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING
 
 from bench.executors.gpus import places
-from bench.executors.mps import multi_process_service
+from bench.executors.mps import multi_process_service, require_service
 from bench.executors.processes import Workers
 from bench.executors.serial import run_serially
 
@@ -19,6 +19,18 @@ if TYPE_CHECKING:
 
 Execute = Callable[[Sequence["Job"]], "Iterator[CellRecord]"]
 """Works through a batch of jobs and yields each one's record as it is left."""
+
+
+def require(plan: ExecutorPlan, expected: int) -> None:
+    """Refuse a plan that this machine cannot work by, before anything is written.
+
+    Raises:
+        UserError: Where a GPU or the multi-process service that it asks for is missing.
+    """
+    if not _in_turn(plan, expected):
+        places(plan)
+        if plan.mps:
+            require_service()
 
 
 @contextmanager
@@ -35,7 +47,7 @@ def executor(plan: ExecutorPlan, expected: int, listener: Listener) -> Iterator[
 
         def execute(jobs: Sequence[Job]) -> Iterator[CellRecord]:
             nonlocal workers
-            if plan.name == "serial" or (workers is None and max(expected, len(jobs)) < 2):
+            if workers is None and _in_turn(plan, max(expected, len(jobs))):
                 yield from run_serially(jobs, listener)
             elif jobs:
                 if workers is None:
@@ -45,3 +57,8 @@ def executor(plan: ExecutorPlan, expected: int, listener: Listener) -> Iterator[
                 yield from workers.make(jobs)
 
         yield execute
+
+
+def _in_turn(plan: ExecutorPlan, jobs: int) -> bool:
+    """Say whether this process works through the jobs itself."""
+    return plan.name == "serial" or jobs < 2

@@ -19,6 +19,16 @@ SECONDS = 30  # for the daemon to start or to end
 GUARD = f'read line; echo quit | {CONTROL}; rm -rf "${PIPES}"'  # reading ends when the run does, however that ends
 
 
+def require_service() -> None:
+    """Refuse a machine without the service.
+
+    Raises:
+        UserError: Where the user has started none and it is not installed.
+    """
+    if not os.environ.get(PIPES) and shutil.which(CONTROL) is None:
+        raise UserError(f"mps: there is no {CONTROL} on the path; it comes with the GPU's driver")
+
+
 @contextmanager
 def multi_process_service() -> Iterator[dict[str, str]]:
     """Start a service of this run's own; one that the user has started is used instead, and left running.
@@ -31,11 +41,10 @@ def multi_process_service() -> Iterator[dict[str, str]]:
     Raises:
         UserError: Where the service is not installed or does not start.
     """
+    require_service()
     if os.environ.get(PIPES):
         yield {}
         return
-    if shutil.which(CONTROL) is None:
-        raise UserError(f"mps: there is no {CONTROL} on the path; it comes with the GPU's driver")
     with TemporaryDirectory(prefix="moebench-mps-") as folder:
         variables = {PIPES: folder, "CUDA_MPS_LOG_DIRECTORY": folder}
         with _guarded(variables):

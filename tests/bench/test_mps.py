@@ -18,7 +18,8 @@ from bench.errors import UserError
 from bench.executors import executor, mps, processes
 from bench.executors.mps import CONTROL, PIPES, multi_process_service
 from bench.executors.processes import Workers
-from bench.matrix import ExecutorPlan
+from bench.matrix import ExecutorPlan, load_matrix
+from bench.run import run as run_matrix
 
 DAEMON = """#!/bin/sh
 echo "$@ $(cat) $CUDA_MPS_PIPE_DIRECTORY $CUDA_VISIBLE_DEVICES" >> "$SAID"
@@ -151,6 +152,18 @@ def test_without_the_program_the_error_says_where_it_comes_from(monkeypatch):
     monkeypatch.setattr(mps.shutil, "which", lambda name: None)
     with pytest.raises(UserError, match="comes with the GPU's driver"), multi_process_service():
         pass
+
+
+def test_a_run_that_wants_what_is_not_there_leaves_nothing(tiny_matrix, monkeypatch):
+    monkeypatch.delenv(PIPES, raising=False)
+    monkeypatch.setattr(mps.shutil, "which", lambda name: None)
+    matrix = load_matrix(str(tiny_matrix)).model_copy(
+        update={"seeds": (0, 1), "executor": ExecutorPlan(name="processes", mps=True)}
+    )
+    out = tiny_matrix.parent / "run"
+    with pytest.raises(UserError, match="comes with the GPU's driver"):
+        run_matrix(matrix, out)
+    assert not out.exists()
 
 
 def test_a_service_that_does_not_start_says_why(tmp_path, monkeypatch):
