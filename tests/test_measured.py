@@ -250,13 +250,13 @@ def grid() -> Grid:
     return Grid()
 
 
-def sentence(start: str) -> str:
+def words_after(start: str) -> str:
     """Return what follows a text in the document, in one line."""
     return " ".join(GPU[GPU.index(start) + len(start) :].split())
 
 
 def test_the_grid_under_lean(grid: Grid) -> None:
-    said = sentence("is nowhere measurably slower than its dense teacher**:")
+    said = words_after("is nowhere measurably slower than its dense teacher**:")
     pattern = (
         r"between ([\d.]+) times .*? and ([\d.]+) \(512 × 128\); from 16,384 tokens of equal lengths on ([\d.]+) to "
         r"([\d.]+)\. "
@@ -277,7 +277,7 @@ def test_the_grid_under_lean(grid: Grid) -> None:
 
 
 def test_the_grid_by_other_runtimes(grid: Grid) -> None:
-    said = sentence("**How a model is run decides more than what it is.**")
+    said = words_after("**How a model is run decides more than what it is.**")
     found = re.search(
         r"all six points \(([\d.]+) to ([\d.]+)\).*? is ([\d.]+) \(1 × 16\) to ([\d.]+) times \(128 × 128\)",
         said,
